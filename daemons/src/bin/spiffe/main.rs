@@ -1,0 +1,2 @@
+//! `spiffe`: the tool for people.
+fn main() {}

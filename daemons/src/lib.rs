@@ -1,0 +1,2 @@
+//! The SPIFFE programs, and the local trust domain they run.
+#![forbid(unsafe_code)]

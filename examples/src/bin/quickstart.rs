@@ -1,0 +1,2 @@
+//! The whole of SPIFFE in one process.
+fn main() {}

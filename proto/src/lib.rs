@@ -1,0 +1,2 @@
+//! Wire definitions of SPIFFE's gRPC APIs with committed generated code.
+#![forbid(unsafe_code)]

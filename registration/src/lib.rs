@@ -1,0 +1,2 @@
+//! Registration entries, selectors and matching, with an answer to "why not".
+#![forbid(unsafe_code)]

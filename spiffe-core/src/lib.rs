@@ -1,0 +1,2 @@
+//! SPIFFE IDs, bundles, SVIDs, verification, authorisation and explanations: values and rules, no I/O.
+#![forbid(unsafe_code)]

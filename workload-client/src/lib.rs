@@ -1,0 +1,2 @@
+//! SPIFFE Workload API client and the live sources built on it.
+#![forbid(unsafe_code)]
