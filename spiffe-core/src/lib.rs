@@ -6,6 +6,23 @@ mod random;
 mod rule;
 mod time;
 
+#[cfg(feature = "svid")]
+pub mod bundle;
+#[cfg(feature = "svid")]
+pub mod crypto;
+#[cfg(feature = "svid")]
+pub mod key;
+#[cfg(feature = "svid")]
+pub mod snapshot;
+#[cfg(feature = "svid")]
+pub mod svid;
+#[cfg(feature = "svid")]
+pub mod verify;
+#[cfg(feature = "svid")]
+mod x509;
+
+#[cfg(feature = "svid")]
+pub use bundle::{Bundle, BundleSet};
 pub use id::{
     MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES, SpiffeId, SpiffeIdError, SpiffeIdRef, TrustDomain,
     TrustDomainRef,
@@ -13,6 +30,12 @@ pub use id::{
 pub use random::{Random, RandomError};
 pub use rule::Rule;
 pub use rustls_pki_types as pki_types;
+#[cfg(feature = "svid")]
+pub use snapshot::{Publisher, Source, Watch};
+#[cfg(feature = "svid")]
+pub use svid::X509Svid;
 #[cfg(feature = "tokio")]
 pub use time::SystemClock;
 pub use time::{BoxFuture, Clock, Timestamp, TimestampError};
+#[cfg(feature = "svid")]
+pub use x509::cert::CertificateError;

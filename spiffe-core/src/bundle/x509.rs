@@ -1,0 +1,283 @@
+//! X.509 authorities: the certificates that X509-SVIDs of one trust domain chain to.
+//!
+//! Answers to X509-SVID §3.2, §6.2. What is no signing certificate is left out and reported: it verifies nothing.
+
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, TrustAnchor};
+
+use super::{BundleError, Ignored};
+use crate::x509::cert::{Cert, split_concatenated};
+use crate::{Rule, Timestamp};
+
+/// The most bytes of a PEM or DER document of certificates: far above 200 trust domains' worth.
+pub const MAX_CERTIFICATES_DOCUMENT_BYTES: usize = 16 * 1024 * 1024;
+
+/// The most certificates of one such document.
+pub const MAX_AUTHORITIES: usize = 8192;
+
+/// One authority's certificate, parsed once.
+#[derive(Clone, Debug)]
+pub struct X509Authority {
+    certificate: CertificateDer<'static>,
+    anchor: TrustAnchor<'static>,
+    not_before: Timestamp,
+    not_after: Timestamp,
+    subject_key_id: Option<Vec<u8>>,
+    path_length: Option<u32>,
+    tainted: bool,
+}
+
+impl X509Authority {
+    /// Takes one certificate in DER.
+    ///
+    /// # Errors
+    ///
+    /// A certificate that cannot be read ([`Rule::CertMalformed`]), that is no CA or whose key usage lacks
+    /// keyCertSign ([`Rule::AuthorityNotCa`]).
+    pub fn from_der(certificate: CertificateDer<'static>) -> Result<Self, BundleError> {
+        let cert = Cert::parse(&certificate)
+            .map_err(|error| BundleError::new(error.rule(), error.to_string()))?;
+        if !cert.is_signing() {
+            return Err(BundleError::new(
+                Rule::AuthorityNotCa,
+                "the certificate is no CA that may sign certificates, so it is no authority",
+            ));
+        }
+        let anchor = webpki::anchor_from_trusted_cert(&certificate)
+            .map_err(|error| {
+                BundleError::new(
+                    Rule::CertMalformed,
+                    format!("the certificate cannot be an anchor: {error}"),
+                )
+            })?
+            .to_owned();
+        Ok(Self {
+            not_before: cert.not_before,
+            not_after: cert.not_after,
+            subject_key_id: cert.subject_key_id.map(<[u8]>::to_vec),
+            path_length: cert.basic_constraints.and_then(|basic| basic.path_length),
+            tainted: false,
+            anchor,
+            certificate,
+        })
+    }
+
+    /// The same authority, marked as no longer to be used for new SVIDs.
+    #[must_use]
+    pub fn into_tainted(mut self) -> Self {
+        self.tainted = true;
+        self
+    }
+
+    /// The certificate in DER.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// The first instant of its validity.
+    pub fn not_before(&self) -> Timestamp {
+        self.not_before
+    }
+
+    /// The last instant of its validity.
+    pub fn not_after(&self) -> Timestamp {
+        self.not_after
+    }
+
+    /// Its subject key identifier: RFC 5280 §4.2.1.2.
+    pub fn subject_key_id(&self) -> Option<&[u8]> {
+        self.subject_key_id.as_deref()
+    }
+
+    /// Whether what it signed is to be replaced.
+    pub fn is_tainted(&self) -> bool {
+        self.tainted
+    }
+
+    /// The anchor as path building takes it, borrowing from here.
+    pub(crate) fn anchor(&self) -> &TrustAnchor<'static> {
+        &self.anchor
+    }
+
+    /// How many intermediates may stand between it and a leaf.
+    pub(crate) fn path_length(&self) -> Option<u32> {
+        self.path_length
+    }
+}
+
+impl PartialEq for X509Authority {
+    fn eq(&self, other: &Self) -> bool {
+        self.certificate == other.certificate && self.tainted == other.tainted
+    }
+}
+
+impl Eq for X509Authority {}
+
+/// The X.509 authorities of one trust domain.
+#[derive(Clone, Debug, Default)]
+pub struct X509Authorities {
+    authorities: Vec<X509Authority>,
+    ignored: Vec<Ignored>,
+}
+
+impl X509Authorities {
+    /// Takes certificates; what is no authority is left out and reported, and the same certificate twice counts once.
+    pub fn from_certificates(
+        certificates: impl IntoIterator<Item = CertificateDer<'static>>,
+    ) -> Self {
+        let mut all = Self::default();
+        let mut seen = std::collections::HashSet::new();
+        for (index, certificate) in certificates.into_iter().enumerate() {
+            if !seen.insert(certificate.clone()) {
+                all.ignored.push(Ignored::new(
+                    index,
+                    Rule::AuthorityRepeated,
+                    "the same certificate stands earlier in the bundle",
+                ));
+                continue;
+            }
+            match X509Authority::from_der(certificate) {
+                Ok(authority) => all.authorities.push(authority),
+                Err(error) => {
+                    let reason = error.to_string();
+                    all.ignored.push(Ignored::new(index, error.rule(), reason));
+                }
+            }
+        }
+        all
+    }
+
+    /// Parses certificates in DER that follow each other without a separator: the Workload API's form, §5.2.1 there.
+    ///
+    /// # Errors
+    ///
+    /// Bytes that do not divide into DER elements ([`Rule::CertMalformed`]), or more than the limits allow.
+    pub fn from_concatenated_der(der: &[u8]) -> Result<Self, BundleError> {
+        check_size(der.len())?;
+        let pieces = split_concatenated(der).ok_or_else(|| {
+            BundleError::new(
+                Rule::CertMalformed,
+                "the bundle is not a sequence of certificates in DER",
+            )
+        })?;
+        check_number(pieces.len())?;
+        Ok(Self::from_certificates(
+            pieces
+                .into_iter()
+                .map(|piece| CertificateDer::from(piece.to_vec())),
+        ))
+    }
+
+    /// Parses PEM: text around blocks and blocks of other types are skipped; an empty text has no authorities.
+    ///
+    /// # Errors
+    ///
+    /// [`Rule::PemMalformed`], [`Rule::PemNoCertificate`] for a text with other blocks only or none at all, and more
+    /// than the limits allow.
+    pub fn from_pem(pem: &str) -> Result<Self, BundleError> {
+        check_size(pem.len())?;
+        let certificates = certificates_from_pem(pem.as_bytes())?;
+        if certificates.is_empty() && !pem.trim().is_empty() {
+            return Err(BundleError::new(
+                Rule::PemNoCertificate,
+                "the PEM text holds no certificate",
+            ));
+        }
+        Ok(Self::from_certificates(certificates))
+    }
+
+    /// The authorities, in the document's order.
+    pub fn iter(&self) -> std::slice::Iter<'_, X509Authority> {
+        self.authorities.iter()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.authorities.len()
+    }
+
+    /// Whether there is none: then every X509-SVID of the trust domain is refused.
+    pub fn is_empty(&self) -> bool {
+        self.authorities.is_empty()
+    }
+
+    /// The entries that were left out, and why.
+    pub fn ignored(&self) -> &[Ignored] {
+        &self.ignored
+    }
+
+    /// The certificates one behind the other in DER.
+    pub fn to_concatenated_der(&self) -> Vec<u8> {
+        self.iter()
+            .flat_map(|authority| authority.certificate.iter().copied())
+            .collect()
+    }
+
+    /// Whether both hold the same authorities in whatever order.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        if self.len() != other.len() {
+            return false;
+        }
+        let key = |authority: &X509Authority| (authority.certificate.clone(), authority.tainted);
+        let mine: std::collections::HashSet<_> = self.iter().map(key).collect();
+        other.iter().all(|authority| mine.contains(&key(authority)))
+    }
+}
+
+impl FromIterator<X509Authority> for X509Authorities {
+    fn from_iter<T: IntoIterator<Item = X509Authority>>(authorities: T) -> Self {
+        Self {
+            authorities: authorities.into_iter().collect(),
+            ignored: Vec::new(),
+        }
+    }
+}
+
+impl<'a> IntoIterator for &'a X509Authorities {
+    type Item = &'a X509Authority;
+    type IntoIter = std::slice::Iter<'a, X509Authority>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+/// Every certificate block of a PEM text, in order.
+pub(crate) fn certificates_from_pem(
+    pem: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, BundleError> {
+    let mut certificates = Vec::new();
+    for block in CertificateDer::pem_slice_iter(pem) {
+        let block = block.map_err(|error| {
+            BundleError::new(
+                Rule::PemMalformed,
+                format!("the PEM text cannot be read: {error}"),
+            )
+        })?;
+        certificates.push(block);
+        check_number(certificates.len())?;
+    }
+    Ok(certificates)
+}
+
+fn check_size(bytes: usize) -> Result<(), BundleError> {
+    if bytes > MAX_CERTIFICATES_DOCUMENT_BYTES {
+        return Err(BundleError::new(
+            Rule::DocumentTooLarge,
+            format!(
+                "the document has {bytes} bytes; {MAX_CERTIFICATES_DOCUMENT_BYTES} is the limit"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn check_number(certificates: usize) -> Result<(), BundleError> {
+    if certificates > MAX_AUTHORITIES {
+        return Err(BundleError::new(
+            Rule::DocumentTooLarge,
+            format!("the document holds more than {MAX_AUTHORITIES} certificates"),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,302 @@
+//! An X509-SVID with its private key: what a workload presents.
+//!
+//! Answers to X509-SVID §2–§5 and Workload API §5.1. Loading applies the leaf rules of verification that need
+//! neither time nor bundle; every further certificate must be a signing certificate, the chain must be linked and
+//! the key the leaf's.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+
+use crate::bundle::BundleError;
+use crate::crypto::CryptoProvider;
+use crate::key::{KeyError, PrivateKey, Signer, SvidKey};
+use crate::verify::{Leaf, LeafError};
+use crate::x509::cert::{Cert, CertificateError, split_concatenated};
+use crate::{Rule, SpiffeId, Timestamp, TrustDomainRef};
+
+/// The most certificates of an own chain, leaf included.
+pub const MAX_CHAIN_CERTIFICATES: usize = 16;
+
+/// The most bytes of a chain, in DER or PEM.
+pub const MAX_CHAIN_BYTES: usize = 1024 * 1024;
+
+/// A chain of certificates, leaf first, and the leaf's private key.
+#[derive(Clone)]
+pub struct X509Svid {
+    id: SpiffeId,
+    chain: Vec<CertificateDer<'static>>,
+    key: SvidKey,
+    hint: Option<String>,
+    not_before: Timestamp,
+    not_after: Timestamp,
+    serial: Vec<u8>,
+}
+
+impl X509Svid {
+    /// Takes certificates, leaf first, and the leaf's key.
+    ///
+    /// # Errors
+    ///
+    /// [`SvidError`] names the certificate and the rule.
+    pub fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKey,
+        crypto: &dyn CryptoProvider,
+    ) -> Result<Self, SvidError> {
+        let signer = crypto.load_key(&key)?;
+        Self::assemble(chain, SvidKey::Local(Arc::new(key)), &*signer)
+    }
+
+    /// Takes certificates, leaf first, whose key lies elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`].
+    pub fn with_signer(
+        chain: Vec<CertificateDer<'static>>,
+        signer: Arc<dyn Signer>,
+    ) -> Result<Self, SvidError> {
+        Self::assemble(chain, SvidKey::Remote(signer.clone()), &*signer)
+    }
+
+    /// Takes certificates in DER one behind the other, leaf first: the Workload API's form.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`], and [`SvidError::NotConcatenated`].
+    pub fn from_concatenated_der(
+        chain: &[u8],
+        key: PrivateKey,
+        crypto: &dyn CryptoProvider,
+    ) -> Result<Self, SvidError> {
+        check_size(chain.len())?;
+        let pieces = split_concatenated(chain).ok_or(SvidError::NotConcatenated)?;
+        let chain = pieces
+            .into_iter()
+            .map(|piece| CertificateDer::from(piece.to_vec()))
+            .collect();
+        Self::new(chain, key, crypto)
+    }
+
+    /// Parses PEM: every certificate of `chain`, leaf first, and the one PKCS#8 key of `key`; both may be the same text.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`], and [`SvidError::Pem`].
+    pub fn from_pem(
+        chain: &str,
+        key: &str,
+        crypto: &dyn CryptoProvider,
+    ) -> Result<Self, SvidError> {
+        check_size(chain.len().max(key.len()))?;
+        let certificates = crate::bundle::certificates_from_pem(chain.as_bytes())?;
+        let key = PrivatePkcs8KeyDer::from_pem_slice(key.as_bytes())
+            .map_err(|_| SvidError::Key(KeyError::Malformed))?;
+        let key = PrivateKey::from_pkcs8_der(key.secret_pkcs8_der().to_vec());
+        Self::new(certificates, key, crypto)
+    }
+
+    /// The same SVID with the operator's hint: Workload API §5.2.1.
+    #[must_use]
+    pub fn with_hint(mut self, hint: Option<String>) -> Self {
+        self.hint = hint.filter(|hint| !hint.is_empty());
+        self
+    }
+
+    /// The SPIFFE ID that the leaf names.
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// The trust domain of that ID.
+    pub fn trust_domain(&self) -> TrustDomainRef<'_> {
+        self.id.trust_domain()
+    }
+
+    /// The chain, leaf first, without the authority.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+
+    /// The leaf.
+    pub fn leaf(&self) -> &CertificateDer<'static> {
+        // A chain without a leaf is refused when the SVID is made.
+        &self.chain[0]
+    }
+
+    /// The private key.
+    pub fn key(&self) -> &SvidKey {
+        &self.key
+    }
+
+    /// The operator's hint, never empty.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// The first instant of the leaf's validity.
+    pub fn not_before(&self) -> Timestamp {
+        self.not_before
+    }
+
+    /// The last instant of the leaf's validity.
+    pub fn not_after(&self) -> Timestamp {
+        self.not_after
+    }
+
+    /// The leaf's serial number: big-endian, as the certificate encodes it.
+    pub fn serial(&self) -> &[u8] {
+        &self.serial
+    }
+
+    /// The leaf's serial number in lower-case hexadecimal, without leading zeros.
+    pub fn serial_hex(&self) -> String {
+        let hex: String = self
+            .serial
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let digits = hex.trim_start_matches('0');
+        if digits.is_empty() {
+            "0".into()
+        } else {
+            digits.into()
+        }
+    }
+
+    /// The chain one behind the other in DER.
+    pub fn to_concatenated_der(&self) -> Vec<u8> {
+        self.chain
+            .iter()
+            .flat_map(|certificate| certificate.iter().copied())
+            .collect()
+    }
+
+    fn assemble(
+        chain: Vec<CertificateDer<'static>>,
+        key: SvidKey,
+        signer: &dyn Signer,
+    ) -> Result<Self, SvidError> {
+        if chain.len() > MAX_CHAIN_CERTIFICATES {
+            return Err(SvidError::TooLarge);
+        }
+        let (first, issuers) = chain.split_first().ok_or(SvidError::Empty)?;
+        let cert = Cert::parse(first).map_err(|source| SvidError::Certificate { at: 0, source })?;
+        let leaf = Leaf::judge(&cert)?;
+        if cert.spki != signer.public_key().as_ref() {
+            return Err(SvidError::KeyMismatch);
+        }
+        let mut issuer_name = cert.issuer;
+        for (above, der) in issuers.iter().enumerate() {
+            let at = above + 1;
+            let issuer =
+                Cert::parse(der).map_err(|source| SvidError::Certificate { at, source })?;
+            if !issuer.is_signing() {
+                return Err(SvidError::NotSigning { at });
+            }
+            if issuer.subject != issuer_name {
+                return Err(SvidError::NotLinked { at });
+            }
+            issuer_name = issuer.issuer;
+        }
+        Ok(Self {
+            id: leaf.id,
+            not_before: cert.not_before,
+            not_after: cert.not_after,
+            serial: cert.serial.to_vec(),
+            key,
+            hint: None,
+            chain,
+        })
+    }
+}
+
+impl fmt::Debug for X509Svid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("X509Svid")
+            .field("id", &self.id)
+            .field("serial", &self.serial_hex())
+            .field("not_before", &self.not_before)
+            .field("not_after", &self.not_after)
+            .field("chain_length", &self.chain.len())
+            .field("hint", &self.hint)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a chain and a key are no X509-SVID.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SvidError {
+    /// A certificate cannot be read.
+    #[error("certificate {at} of the chain cannot be read: {source}")]
+    Certificate {
+        /// Its position, the leaf being 0.
+        at: usize,
+        /// What is wrong with it.
+        source: CertificateError,
+    },
+    /// No certificate at all.
+    #[error("the chain is empty")]
+    Empty,
+    /// The private key cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The private key is not the leaf's.
+    #[error("the private key does not belong to the leaf certificate")]
+    KeyMismatch,
+    /// The leaf breaks a rule of the X509-SVID profile.
+    #[error(transparent)]
+    Leaf(#[from] LeafError),
+    /// The bytes do not divide into certificates.
+    #[error("the chain is not certificates in DER one behind the other")]
+    NotConcatenated,
+    /// A certificate did not issue the one before it.
+    #[error("certificate {at} of the chain is not the issuer of the one before it")]
+    NotLinked {
+        /// Its position, the leaf being 0.
+        at: usize,
+    },
+    /// A certificate above the leaf may not sign certificates.
+    #[error("certificate {at} of the chain is no CA that may sign certificates")]
+    NotSigning {
+        /// Its position, the leaf being 0.
+        at: usize,
+    },
+    /// The PEM text cannot be read.
+    #[error(transparent)]
+    Pem(#[from] BundleError),
+    /// More than [`MAX_CHAIN_CERTIFICATES`] or [`MAX_CHAIN_BYTES`].
+    #[error(
+        "the chain has more than {MAX_CHAIN_CERTIFICATES} certificates or {MAX_CHAIN_BYTES} bytes"
+    )]
+    TooLarge,
+}
+
+impl SvidError {
+    /// The rule that was broken.
+    pub fn rule(&self) -> Rule {
+        match self {
+            Self::Certificate { source, .. } => source.rule(),
+            Self::Empty => Rule::ChainEmpty,
+            Self::Key(error) => error.rule(),
+            Self::KeyMismatch => Rule::KeyMismatch,
+            Self::Leaf(error) => error.rule(),
+            Self::NotConcatenated => Rule::CertMalformed,
+            Self::NotLinked { .. } => Rule::ChainNotLinked,
+            Self::NotSigning { .. } => Rule::ChainIssuerNotSigning,
+            Self::Pem(error) => error.rule(),
+            Self::TooLarge => Rule::ChainTooLarge,
+        }
+    }
+}
+
+fn check_size(bytes: usize) -> Result<(), SvidError> {
+    if bytes > MAX_CHAIN_BYTES {
+        return Err(SvidError::TooLarge);
+    }
+    Ok(())
+}
