@@ -1,0 +1,25 @@
+//! `cargo xtask interop`: our programs against foreign ones, by the package in `interop/`.
+
+use crate::run::{self, Failure};
+
+pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
+    let mut command = run::cargo();
+    command
+        .args([
+            "run",
+            "--quiet",
+            "--manifest-path",
+            "interop/Cargo.toml",
+            "--",
+        ])
+        .args(args);
+    run::succeed("interop", &mut command)
+}
+
+pub(crate) const HELP: &str = "\
+Usage: cargo xtask interop [CASE...]
+
+Runs our programs against go-spiffe, py-spiffe, OpenSSL, curl and others; all cases unless some are named. What is missing
+is installed by package name where possible. A case whose program is missing is skipped with the reason; with CI=true in
+the environment a skip fails.
+";

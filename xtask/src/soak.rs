@@ -1,0 +1,73 @@
+//! `cargo xtask soak`: the long forms of what CI runs briefly, started by hand.
+
+use crate::run::{self, Failure};
+
+pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
+    if args.is_empty() {
+        print!("{HELP}\nSoaks:\n");
+        for soak in SOAKS {
+            println!(
+                "  {:<12} {} (cargo {})",
+                soak.name,
+                soak.shows,
+                soak.cargo.join(" ")
+            );
+        }
+        return Ok(());
+    }
+    // All names are looked at first: a typing error shall not surface after an hour.
+    let chosen = args
+        .iter()
+        .map(|name| find(name))
+        .collect::<Result<Vec<_>, _>>()?;
+    for soak in chosen.into_iter().flatten() {
+        println!("soak {}: {}", soak.name, soak.shows);
+        run::succeed(soak.name, run::cargo().args(soak.cargo))?;
+    }
+    Ok(())
+}
+
+fn find(name: &str) -> Result<&'static [Soak], Failure> {
+    if name == "all" {
+        return Ok(SOAKS);
+    }
+    SOAKS
+        .iter()
+        .find(|soak| soak.name == name)
+        .map(std::slice::from_ref)
+        .ok_or_else(|| Failure::Usage(format!("no soak is called `{name}`")))
+}
+
+/// One long run: arguments to cargo, success by its exit status.
+struct Soak {
+    name: &'static str,
+    shows: &'static str,
+    cargo: &'static [&'static str],
+}
+
+const SOAKS: &[Soak] = &[
+    Soak {
+        name: "quickstart",
+        shows: "a minute of rotations and rollover under load, no handshake failed",
+        cargo: &[
+            "run",
+            "--release",
+            "--bin",
+            "quickstart",
+            "--",
+            "--seconds",
+            "60",
+        ],
+    },
+    Soak {
+        name: "bench",
+        shows: "every bench at full length",
+        cargo: &["xtask", "bench"],
+    },
+];
+
+pub(crate) const HELP: &str = "\
+Usage: cargo xtask soak [NAME... | all]
+
+Runs the named soaks one after another; without a name, lists them. Run on an idle machine.
+";
