@@ -24,17 +24,18 @@ fn generate(file: &File, definitions: &Path, out: &Path) -> Result<(), Box<dyn E
     // A directory per file: a definition without a package is always written as `_.rs`.
     let scratch = out.join(format!(".{}", file.module));
     fs::create_dir_all(&scratch)?;
-    let mut builder = tonic_prost_build::configure()
+    let [client, server] =
+        ["client", "server"].map(|half| format!(r#"#[cfg(feature = "{}-{half}")]"#, file.module));
+    tonic_prost_build::configure()
         .out_dir(&scratch)
         .build_transport(false)
         .emit_rerun_if_changed(false)
         // Ordered maps make encoding deterministic.
         .btree_map(".")
-        .skip_debug(file.secret_messages);
-    builder = builder
-        .client_mod_attribute(".", format!(r#"#[cfg(feature = "{}-client")]"#, file.module))
-        .server_mod_attribute(".", format!(r#"#[cfg(feature = "{}-server")]"#, file.module));
-    builder.compile_fds(descriptors)?;
+        .skip_debug(file.secret_messages)
+        .client_mod_attribute(".", client)
+        .server_mod_attribute(".", server)
+        .compile_fds(descriptors)?;
 
     let code = fs::read_to_string(scratch.join(file.generated))?;
     fs::remove_dir_all(&scratch)?;
