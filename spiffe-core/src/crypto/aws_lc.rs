@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
-use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rand::{self, SecureRandom};
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING,
     ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256,
@@ -14,6 +14,7 @@ use rustls_pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
 use super::CryptoProvider;
 use crate::key::{KeyError, KeyType, PrivateKey, SignError, SignatureAlgorithm, Signer};
 use crate::time::BoxFuture;
+use crate::{Random, RandomError};
 
 #[derive(Debug)]
 pub(super) struct AwsLc;
@@ -53,6 +54,17 @@ impl CryptoProvider for AwsLc {
         let mut out = [0; 32];
         out.copy_from_slice(digest::digest(&digest::SHA256, data).as_ref());
         out
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct SystemRandom;
+
+impl Random for SystemRandom {
+    fn fill(&self, bytes: &mut [u8]) -> Result<(), RandomError> {
+        rand::SystemRandom::new()
+            .fill(bytes)
+            .map_err(|_| RandomError::new())
     }
 }
 
@@ -129,7 +141,7 @@ struct LocalSigner {
 
 impl LocalSigner {
     fn sign_now(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
-        let random = SystemRandom::new();
+        let random = rand::SystemRandom::new();
         match &self.pair {
             Pair::Ecdsa(pair) => pair
                 .sign(&random, message)
@@ -208,6 +220,16 @@ mod tests {
             let ready = signer.sign(b"message").as_mut().poll(&mut context);
             assert!(matches!(ready, std::task::Poll::Ready(Ok(_))), "{kind:?}");
         }
+    }
+
+    #[test]
+    fn randomness_does_not_repeat() {
+        let mut bytes = [[0; 16]; 2];
+        for half in &mut bytes {
+            SystemRandom.fill(half).unwrap();
+        }
+        assert_ne!(bytes[0], bytes[1]);
+        assert_ne!(bytes[0], [0; 16]);
     }
 
     #[test]

@@ -40,3 +40,9 @@ pub trait CryptoProvider: fmt::Debug + Send + Sync + 'static {
 pub fn aws_lc_rs() -> Arc<dyn CryptoProvider> {
     Arc::new(aws_lc::AwsLc)
 }
+
+/// The operating system's randomness, through AWS-LC's generator.
+#[cfg(feature = "aws-lc-rs")]
+pub fn system_random() -> Arc<dyn crate::Random> {
+    Arc::new(aws_lc::SystemRandom)
+}
