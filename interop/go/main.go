@@ -1,0 +1,355 @@
+// gopeer is the reference Go client, go-spiffe, as a peer: each subcommand does one thing over the Workload API named by
+// SPIFFE_ENDPOINT_SOCKET and prints one fact a line, "word value", for the checks that run it. Exit status 1, with the
+// reason on standard error, when go-spiffe refuses.
+//
+//	gopeer x509                          every SVID, each chain verified with the bundles that came along
+//	gopeer write DIR                     svid.pem, key.pem, bundle.pem, and intermediates.pem if there are any
+//	gopeer jwt AUDIENCE OTHER            a JWT-SVID for AUDIENCE, judged here and by the Workload API
+//	gopeer watch UPDATES                 X.509 contexts until that many serial numbers were seen
+//	gopeer dial ADDRESS SERVER           hello over mutual TLS to the one server allowed
+//	gopeer dial-across UPDATES ADDRESS SERVER   the same again and again while the own SVID rotates
+//	gopeer serve CLIENT                  answers hello to the one client allowed, until killed
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
+	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+	"github.com/spiffe/go-spiffe/v2/workloadapi"
+	"google.golang.org/grpc/status"
+)
+
+// patience bounds every subcommand but serve, which lives until its parent ends it.
+const patience = 30 * time.Second
+
+func main() {
+	if len(os.Args) < 2 {
+		exit(2, fmt.Errorf("usage: gopeer x509|write|jwt|watch|dial|dial-across|serve ..."))
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	verb, args := os.Args[1], os.Args[2:]
+	var err error
+	switch {
+	case verb == "x509" && len(args) == 0:
+		err = fetchX509(ctx)
+	case verb == "write" && len(args) == 1:
+		err = write(ctx, args[0])
+	case verb == "jwt" && len(args) == 2:
+		err = judgeJWT(ctx, args[0], args[1])
+	case verb == "watch" && len(args) == 1:
+		err = watch(ctx, args[0])
+	case verb == "dial" && len(args) == 2:
+		err = dial(ctx, args[0], args[1])
+	case verb == "dial-across" && len(args) == 3:
+		err = dialAcross(ctx, args[0], args[1], args[2])
+	case verb == "serve" && len(args) == 1:
+		err = serve(context.Background(), args[0])
+	default:
+		exit(2, fmt.Errorf("%s: unknown, or a wrong number of arguments", verb))
+	}
+	if err != nil {
+		exit(1, err)
+	}
+}
+
+func exit(code int, err error) {
+	fmt.Fprintln(os.Stderr, "gopeer:", err)
+	os.Exit(code)
+}
+
+func fetchX509(ctx context.Context) error {
+	x, err := workloadapi.FetchX509Context(ctx)
+	if err != nil {
+		// The code is a line of its own so that a check need not read go-spiffe's wording.
+		fmt.Println("refused", status.Code(err))
+		return err
+	}
+	for _, svid := range x.SVIDs {
+		if err := report("svid", svid, x.Bundles); err != nil {
+			return err
+		}
+	}
+	for _, b := range x.Bundles.Bundles() {
+		fmt.Println("bundle", b.TrustDomain(), len(b.X509Authorities()))
+	}
+	return nil
+}
+
+// report verifies the chain and prints "word id serial not-after-in-seconds".
+func report(word string, svid *x509svid.SVID, bundles x509bundle.Source) error {
+	id, _, err := x509svid.Verify(svid.Certificates, bundles)
+	if err != nil {
+		return fmt.Errorf("the chain of %s does not verify: %w", svid.ID, err)
+	}
+	if id != svid.ID {
+		return fmt.Errorf("the chain of %s verifies as %s", svid.ID, id)
+	}
+	leaf := svid.Certificates[0]
+	fmt.Printf("%s %s %x %d\n", word, id, leaf.SerialNumber, leaf.NotAfter.Unix())
+	return nil
+}
+
+func write(ctx context.Context, dir string) error {
+	x, err := workloadapi.FetchX509Context(ctx)
+	if err != nil {
+		return err
+	}
+	svid := x.DefaultSVID()
+	chain, key, err := svid.Marshal()
+	if err != nil {
+		return err
+	}
+	bundle, err := x.Bundles.GetX509BundleForTrustDomain(svid.ID.TrustDomain())
+	if err != nil {
+		return err
+	}
+	authorities, err := bundle.Marshal()
+	if err != nil {
+		return err
+	}
+	files := map[string][]byte{"svid.pem": chain, "key.pem": key, "bundle.pem": authorities}
+	for _, c := range svid.Certificates[1:] {
+		block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+		files["intermediates.pem"] = append(files["intermediates.pem"], block...)
+	}
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			return err
+		}
+	}
+	fmt.Println("wrote", svid.ID)
+	return nil
+}
+
+func judgeJWT(ctx context.Context, audience, other string) error {
+	svid, err := workloadapi.FetchJWTSVID(ctx, jwtsvid.Params{Audience: audience})
+	if err != nil {
+		return err
+	}
+	fmt.Println("jwt", svid.ID, strings.Join(svid.Audience, ","))
+	source, err := workloadapi.NewJWTSource(ctx)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	token := svid.Marshal()
+	forged := forge(token)
+	for _, c := range []struct{ word, token, audience string }{
+		{"good", token, audience}, {"other-audience", token, other}, {"forged", forged, audience},
+	} {
+		local, err := jwtsvid.ParseAndValidate(c.token, source, []string{c.audience})
+		printVerdict("here", c.word, local, err)
+		remote, err := workloadapi.ValidateJWTSVID(ctx, c.token, c.audience)
+		printVerdict("there", c.word, remote, err)
+	}
+	return nil
+}
+
+// forge changes one character in the middle of the signature: still base64url, still the right length, no longer the issuer's.
+func forge(token string) string {
+	b := []byte(token)
+	i := (strings.LastIndexByte(token, '.') + len(b)) / 2
+	if b[i] == 'A' {
+		b[i] = 'B'
+	} else {
+		b[i] = 'A'
+	}
+	return string(b)
+}
+
+func printVerdict(where, what string, svid *jwtsvid.SVID, err error) {
+	if err != nil {
+		fmt.Println(where, what, "refused", status.Code(err), err)
+		return
+	}
+	fmt.Println(where, what, "accepted", svid.ID)
+}
+
+func watch(ctx context.Context, updates string) error {
+	wanted, err := strconv.Atoi(updates)
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	w := &watcher{wanted: wanted, seen: map[string]bool{}, stop: stop}
+	err = workloadapi.WatchX509Context(ctx, w)
+	if w.err != nil {
+		return w.err
+	}
+	if len(w.seen) < wanted {
+		return fmt.Errorf("%d of %d serial numbers seen: %w", len(w.seen), wanted, err)
+	}
+	return nil
+}
+
+type watcher struct {
+	wanted int
+	seen   map[string]bool
+	stop   func()
+	err    error
+}
+
+func (w *watcher) OnX509ContextUpdate(x *workloadapi.X509Context) {
+	svid := x.DefaultSVID()
+	serial := svid.Certificates[0].SerialNumber.String()
+	if w.err != nil || len(w.seen) == w.wanted || w.seen[serial] {
+		return
+	}
+	w.seen[serial] = true
+	w.err = report("update", svid, x.Bundles)
+	if w.err != nil || len(w.seen) == w.wanted {
+		w.stop()
+	}
+}
+
+func (w *watcher) OnX509ContextWatchError(err error) {
+	if len(w.seen) < w.wanted {
+		fmt.Fprintln(os.Stderr, "gopeer: watch:", err)
+	}
+}
+
+func dial(ctx context.Context, address, server string) error {
+	id, err := spiffeid.FromString(server)
+	if err != nil {
+		return err
+	}
+	source, err := workloadapi.NewX509Source(ctx)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	peer, answer, err := hello(ctx, source, address, id)
+	if err != nil {
+		return err
+	}
+	fmt.Println("peer", peer)
+	fmt.Println("answer", answer)
+	return nil
+}
+
+func dialAcross(ctx context.Context, updates, address, server string) error {
+	wanted, err := strconv.Atoi(updates)
+	if err != nil {
+		return err
+	}
+	id, err := spiffeid.FromString(server)
+	if err != nil {
+		return err
+	}
+	source, err := workloadapi.NewX509Source(ctx)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	handshakes, serials := 0, map[string]bool{}
+	for len(serials) < wanted {
+		svid, err := source.GetX509SVID()
+		if err != nil {
+			return err
+		}
+		if _, _, err := hello(ctx, source, address, id); err != nil {
+			return fmt.Errorf("handshake %d, with %d serial numbers seen: %w", handshakes+1, len(serials), err)
+		}
+		handshakes++
+		serials[svid.Certificates[0].SerialNumber.String()] = true
+	}
+	fmt.Println("handshakes", handshakes)
+	return nil
+}
+
+// hello says it once and returns who answered what. The answer must end in close_notify: Go reports a bare end of stream as an error.
+func hello(ctx context.Context, source *workloadapi.X509Source, address string, server spiffeid.ID) (spiffeid.ID, string, error) {
+	config := tlsconfig.MTLSClientConfig(source, source, tlsconfig.AuthorizeID(server))
+	c, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return spiffeid.ID{}, "", err
+	}
+	defer c.Close()
+	conn := c.(*tls.Conn)
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := conn.SetDeadline(deadline); err != nil {
+			return spiffeid.ID{}, "", err
+		}
+	}
+	peer, err := x509svid.IDFromCert(conn.ConnectionState().PeerCertificates[0])
+	if err != nil {
+		return spiffeid.ID{}, "", err
+	}
+	if _, err := io.WriteString(conn, "hello\n"); err != nil {
+		return spiffeid.ID{}, "", err
+	}
+	answer, err := io.ReadAll(conn)
+	if err != nil {
+		return spiffeid.ID{}, "", err
+	}
+	return peer, strings.TrimRight(string(answer), "\n"), nil
+}
+
+func serve(ctx context.Context, client string) error {
+	id, err := spiffeid.FromString(client)
+	if err != nil {
+		return err
+	}
+	source, err := workloadapi.NewX509Source(ctx)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	listener, err := tls.Listen("tcp", "127.0.0.1:0", tlsconfig.MTLSServerConfig(source, source, tlsconfig.AuthorizeID(id)))
+	if err != nil {
+		return err
+	}
+	fmt.Println("listening on", listener.Addr())
+	for {
+		c, err := listener.Accept()
+		if err != nil {
+			return err
+		}
+		go greet(c)
+	}
+}
+
+func greet(c net.Conn) {
+	defer c.Close()
+	conn := c.(*tls.Conn)
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		fmt.Println("refused", err)
+		return
+	}
+	if err := conn.Handshake(); err != nil {
+		fmt.Println("refused", err)
+		return
+	}
+	peer, err := x509svid.IDFromCert(conn.ConnectionState().PeerCertificates[0])
+	if err != nil {
+		fmt.Println("refused", err)
+		return
+	}
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil {
+		fmt.Println("unanswered", peer, err)
+		return
+	}
+	if _, err := fmt.Fprintf(conn, "hello, %s\n", peer); err != nil {
+		fmt.Println("unanswered", peer, err)
+		return
+	}
+	fmt.Println("greeted", peer, strings.TrimRight(line, "\n"))
+}

@@ -1,0 +1,249 @@
+//! What the cases run with: our programs, built once, and the foreign ones, found or installed by package name. What takes
+//! long to get is kept in `~/.cache/libspiffe-interop`; that folder may be deleted at any time.
+
+use std::cell::OnceCell;
+use std::env;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::ours::{Ours, PROGRAMS};
+use crate::outcome::{Trouble, ensure};
+use crate::process::Process;
+
+/// Everything is made on first use, so that a single case does not wait for what it does not need.
+#[derive(Debug)]
+pub(crate) struct Lab {
+    pub(crate) uid: u32,
+    cache: PathBuf,
+    scratch: TempDir,
+    ours: OnceCell<Result<Ours, Trouble>>,
+    go_peer: OnceCell<Result<PathBuf, Trouble>>,
+    python: OnceCell<Result<PathBuf, Trouble>>,
+}
+
+impl Lab {
+    /// # Errors
+    ///
+    /// When there is no place for temporary files.
+    pub(crate) fn open() -> Result<Self, Trouble> {
+        let scratch = short_temporary_folder()?;
+        let cache = match env::home_dir() {
+            Some(home) if home.is_absolute() => home.join(".cache/libspiffe-interop"),
+            _ => scratch.path().join("cache"),
+        };
+        Ok(Self {
+            uid: fs::metadata("/proc/self")?.uid(),
+            cache,
+            scratch,
+            ours: OnceCell::new(),
+            go_peer: OnceCell::new(),
+            python: OnceCell::new(),
+        })
+    }
+
+    /// # Errors
+    ///
+    /// When our own programs cannot be built, which is a failure and never a skip.
+    pub(crate) fn ours(&self) -> Result<&Ours, Trouble> {
+        remembered(&self.ours, build_ours)
+    }
+
+    /// The Go peer: the one program of `go/`.
+    ///
+    /// # Errors
+    ///
+    /// When Go or its modules are missing, or the program does not compile.
+    pub(crate) fn go_peer(&self) -> Result<&Path, Trouble> {
+        remembered(&self.go_peer, || self.build_go_peer()).map(PathBuf::as_path)
+    }
+
+    /// A Python interpreter that has py-spiffe.
+    ///
+    /// # Errors
+    ///
+    /// When Python is missing or the package cannot be installed.
+    pub(crate) fn python(&self) -> Result<&Path, Trouble> {
+        remembered(&self.python, || self.install_py_spiffe()).map(PathBuf::as_path)
+    }
+
+    fn build_go_peer(&self) -> Result<PathBuf, Trouble> {
+        let go = program("go", "golang-go")?;
+        // Entries name a program by the path the kernel reports, so this must not be a symlink.
+        let binary = self.scratch.path().canonicalize()?.join("gopeer");
+        let command = |arguments: &[&str]| {
+            let mut command = Command::new(&go);
+            command
+                .args(arguments)
+                .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("go"))
+                .env("CGO_ENABLED", "0")
+                .env("GOWORK", "off")
+                .env("GOCACHE", self.cache.join("go-build"));
+            command
+        };
+        install("go mod download", command(&["mod", "download"]))?;
+        let mut build = command(&["build", "-o"]);
+        build.arg(&binary).arg(".");
+        take_time("go build", build)?;
+        Ok(binary)
+    }
+
+    fn install_py_spiffe(&self) -> Result<PathBuf, Trouble> {
+        let folder = self.cache.join(format!("python-spiffe-{PY_SPIFFE}"));
+        let python = folder.join("bin/python");
+        if has_py_spiffe(&python) {
+            return Ok(python);
+        }
+        let system = program("python3", "python3")?;
+        let make = || {
+            let mut command = Command::new(&system);
+            command.args(["-m", "venv", "--clear"]).arg(&folder);
+            install("python3 -m venv", command)
+        };
+        if let Err(why) = make() {
+            // Debian splits the module that venv needs into a package of its own.
+            install_package("python3-venv").map_err(|_| why)?;
+            make()?;
+        }
+        let mut pip = Command::new(&python);
+        pip.args(["-m", "pip", "install", "--quiet"])
+            .arg(format!("spiffe=={PY_SPIFFE}"));
+        install("pip install spiffe", pip)?;
+        ensure(has_py_spiffe(&python), || {
+            format!("pip installed another spiffe than {PY_SPIFFE}")
+        })?;
+        Ok(python)
+    }
+}
+
+/// A program of the system, installed from `package` where that is possible.
+///
+/// # Errors
+///
+/// When it is missing and stays so.
+pub(crate) fn program(name: &str, package: &str) -> Result<PathBuf, Trouble> {
+    if let Some(path) = find(name) {
+        return Ok(path);
+    }
+    install_package(package).map_err(|why| why.during(&format!("no `{name}` here")))?;
+    find(name).ok_or_else(|| Trouble::Missing(format!("package {package} has brought no `{name}`")))
+}
+
+/// A private folder whose path leaves room for a socket's name: such a path has 108 bytes in all.
+///
+/// # Errors
+///
+/// When it cannot be made.
+pub(crate) fn short_temporary_folder() -> Result<TempDir, Trouble> {
+    let made = tempfile::Builder::new()
+        .prefix("interop")
+        .tempdir_in("/tmp");
+    made.map_err(|error| Trouble::Failed(format!("cannot make a folder in /tmp: {error}")))
+}
+
+fn build_ours() -> Result<Ours, Trouble> {
+    let Some(root) = Path::new(env!("CARGO_MANIFEST_DIR")).parent() else {
+        return Err(Trouble::failed(
+            "this package is not inside the workspace it judges",
+        ));
+    };
+    let cargo = |arguments: &[&str]| {
+        let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.args(arguments).current_dir(root);
+        command
+    };
+    let build = cargo(&["build", "--quiet", "--release", "--bins"]);
+    take_time("cargo build --release --bins", build)?;
+    let ask = cargo(&["metadata", "--format-version", "1", "--no-deps"]);
+    let answer = Process::run("cargo metadata", ask, A_LONG_BUILD)?.expect_success()?;
+    let metadata: serde_json::Value = serde_json::from_str(&answer.stdout.join("\n"))
+        .map_err(|error| Trouble::Failed(format!("cargo metadata: {error}")))?;
+    let Some(target) = metadata["target_directory"].as_str() else {
+        return Err(Trouble::failed("cargo metadata names no target directory"));
+    };
+    // The kernel reports the path of a program with links resolved, and that is what entries select by.
+    let folder = Path::new(target).join("release").canonicalize()?;
+    for name in PROGRAMS {
+        ensure(folder.join(name).is_file(), || {
+            format!("the workspace has built no `{name}`")
+        })?;
+    }
+    Ok(Ours { folder })
+}
+
+fn remembered<T>(
+    cell: &OnceCell<Result<T, Trouble>>,
+    make: impl FnOnce() -> Result<T, Trouble>,
+) -> Result<&T, Trouble> {
+    cell.get_or_init(make).as_ref().map_err(Clone::clone)
+}
+
+fn has_py_spiffe(python: &Path) -> bool {
+    let mut command = Command::new(python);
+    let version = "import importlib.metadata as m; print(m.version('spiffe'))";
+    command.args(["-c", version]);
+    Process::run("python", command, A_MOMENT).is_ok_and(|answer| answer.stdout == [PY_SPIFFE])
+}
+
+fn find(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|candidate| is_executable(candidate))
+}
+
+fn is_executable(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|facts| facts.is_file() && facts.mode() & 0o111 != 0)
+}
+
+fn install_package(package: &str) -> Result<(), Trouble> {
+    if find("apt-get").is_none() || fs::metadata("/proc/self")?.uid() != 0 {
+        return Err(Trouble::Missing(format!(
+            "package {package} is not installed, and installing it takes root and apt-get"
+        )));
+    }
+    let apt = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    let arguments = [
+        "install",
+        "--yes",
+        "--quiet",
+        "--no-install-recommends",
+        package,
+    ];
+    if install("apt-get install", apt(&arguments)).is_err() {
+        // A fresh machine has no package lists yet.
+        install("apt-get update", apt(&["update", "--quiet"]))?;
+        install("apt-get install", apt(&arguments))?;
+    }
+    Ok(())
+}
+
+/// Runs one step of an installation. That it did not work says nothing about our programs.
+fn install(name: &str, command: Command) -> Result<(), Trouble> {
+    take_time(name, command).map_err(Trouble::into_missing)
+}
+
+/// Runs a step that may take minutes, and says so to whoever waits.
+fn take_time(name: &str, command: Command) -> Result<(), Trouble> {
+    eprintln!("     {name}");
+    Process::run(name, command, A_LONG_BUILD)?.expect_success()?;
+    Ok(())
+}
+
+/// The release of py-spiffe that is checked against.
+const PY_SPIFFE: &str = "0.3.2";
+
+/// Cold builds and downloads on a small machine.
+const A_LONG_BUILD: Duration = Duration::from_secs(30 * 60);
+
+const A_MOMENT: Duration = Duration::from_secs(20);

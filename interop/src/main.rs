@@ -1,0 +1,78 @@
+//! What foreign programs make of ours: go-spiffe, py-spiffe, OpenSSL and curl against `spiffe up` and the helloworld pair, all
+//! as processes. Builds our binaries and installs what is missing by package name.
+//!
+//! `cargo run --manifest-path interop/Cargo.toml -- [--list] [CASE...]`: a line for each case, then the counts. Exit status 0
+//! when nothing failed, 1 when something did or, with `CI=true`, was skipped, 2 for an unknown case.
+
+mod curl;
+mod go;
+mod lab;
+mod openssl;
+mod ours;
+mod outcome;
+mod process;
+mod python;
+mod world;
+
+use std::env;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use crate::lab::Lab;
+use crate::outcome::{Tally, Trouble};
+
+/// One check, by the name it is asked for on the command line.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    name: &'static str,
+    run: fn(&Lab) -> Result<(), Trouble>,
+}
+
+impl Case {
+    const fn new(name: &'static str, run: fn(&Lab) -> Result<(), Trouble>) -> Self {
+        Self { name, run }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let all: Vec<Case> = [go::CASES, python::CASES, openssl::CASES, curl::CASES].concat();
+    if arguments == ["--list"] {
+        all.iter().for_each(|case| println!("{}", case.name));
+        return ExitCode::SUCCESS;
+    }
+    if let Some(unknown) = arguments
+        .iter()
+        .find(|name| all.iter().all(|case| case.name != **name))
+    {
+        eprintln!("no case is called `{unknown}`; --list shows those there are");
+        return ExitCode::from(2);
+    }
+    let lab = match Lab::open() {
+        Ok(lab) => lab,
+        Err(why) => {
+            eprintln!("{why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut tally = Tally::default();
+    for case in all {
+        if !arguments.is_empty() && !arguments.iter().any(|name| name == case.name) {
+            continue;
+        }
+        let start = Instant::now();
+        let outcome = (case.run)(&lab);
+        tally.count(&outcome);
+        match outcome {
+            Ok(()) => println!("pass {} {:.1} s", case.name, start.elapsed().as_secs_f64()),
+            Err(Trouble::Failed(why)) => println!("FAIL {}: {why}", case.name),
+            Err(Trouble::Missing(why)) => println!("skip {}: {why}", case.name),
+        }
+    }
+    println!("{tally}");
+    if tally.is_good(env::var_os("CI").is_some_and(|value| value == "true")) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

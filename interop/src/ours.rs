@@ -1,0 +1,135 @@
+//! What is known here about our own programs: their arguments and what they print. Nothing else in this package repeats it.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The binaries that the checks run, as `cargo build` names them.
+pub(crate) const PROGRAMS: [&str; 3] = [UP, SERVER, CLIENT];
+
+/// Says that a server takes connections; the address follows.
+const LISTENING: &str = "listening on ";
+
+const UP: &str = "spiffe";
+const SERVER: &str = "helloworld_server";
+const CLIENT: &str = "helloworld_client";
+
+/// Our programs in the folder that they were built into.
+#[derive(Clone, Debug)]
+pub(crate) struct Ours {
+    pub(crate) folder: PathBuf,
+}
+
+impl Ours {
+    /// The one that runs a trust domain until it is interrupted.
+    pub(crate) fn up(&self, trust_domain: &str, socket: &Path, entries: &[Entry]) -> Command {
+        let mut command = Command::new(self.folder.join(UP));
+        command
+            .args(["up", "--trust-domain", trust_domain, "--socket"])
+            .arg(socket);
+        for entry in entries {
+            command.arg("--entry").arg(entry.text());
+        }
+        command
+    }
+
+    pub(crate) fn server(&self, authorize: &str) -> Command {
+        let mut command = Command::new(self.server_path());
+        command.args(["--listen", "127.0.0.1:0", "--authorize", authorize]);
+        command
+    }
+
+    /// The same server speaking HTTP/1.1 after the handshake.
+    pub(crate) fn http_server(&self, authorize: &str) -> Command {
+        let mut command = self.server(authorize);
+        command.arg("--http");
+        command
+    }
+
+    pub(crate) fn client(&self, address: &str, authorize: &str) -> Command {
+        let mut command = Command::new(self.client_path());
+        command.args(["--connect", address, "--authorize", authorize]);
+        command
+    }
+
+    pub(crate) fn server_path(&self) -> PathBuf {
+        self.folder.join(SERVER)
+    }
+
+    pub(crate) fn client_path(&self) -> PathBuf {
+        self.folder.join(CLIENT)
+    }
+}
+
+/// A registration entry for callers of this user, or for one program of this user.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    id: String,
+    uid: u32,
+    program: Option<PathBuf>,
+    ttl: &'static str,
+    dns: Option<&'static str>,
+}
+
+impl Entry {
+    pub(crate) fn for_user(id: &str, uid: u32) -> Self {
+        Self {
+            id: id.to_owned(),
+            uid,
+            program: None,
+            ttl: "1h",
+            dns: None,
+        }
+    }
+
+    pub(crate) fn for_program(id: &str, uid: u32, program: PathBuf) -> Self {
+        Self {
+            program: Some(program),
+            ..Self::for_user(id, uid)
+        }
+    }
+
+    pub(crate) fn with_ttl(mut self, ttl: &'static str) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    pub(crate) fn with_dns(mut self, name: &'static str) -> Self {
+        self.dns = Some(name);
+        self
+    }
+
+    fn text(&self) -> OsString {
+        let mut text = OsString::from(format!(
+            "id={},selector=unix:uid:{},ttl={}",
+            self.id, self.uid, self.ttl
+        ));
+        if let Some(program) = &self.program {
+            text.push(",selector=unix:path:");
+            text.push(program);
+        }
+        if let Some(name) = self.dns {
+            text.push(",dns=");
+            text.push(name);
+        }
+        text
+    }
+}
+
+/// Whether this line says that the Workload API takes calls.
+pub(crate) fn is_ready(line: &str) -> bool {
+    line.contains("ready")
+}
+
+/// The address in the line that says a server takes connections. The Go peer uses the same words.
+pub(crate) fn listening_address(line: &str) -> Option<String> {
+    line.strip_prefix(LISTENING).map(str::to_owned)
+}
+
+/// What a client says, with the end of its line.
+pub(crate) const HELLO: &str = "hello\n";
+
+/// What a server answers to the client with this SPIFFE ID.
+pub(crate) fn greeting(client: &str) -> String {
+    format!("hello, {client}")
+}
