@@ -59,7 +59,7 @@ func main() {
 	case verb == "dial-across" && len(args) == 3:
 		err = dialAcross(ctx, args[0], args[1], args[2])
 	case verb == "serve" && len(args) == 1:
-		err = serve(context.Background(), args[0])
+		err = serve(ctx, args[0])
 	default:
 		exit(2, fmt.Errorf("%s: unknown, or a wrong number of arguments", verb))
 	}
@@ -274,7 +274,7 @@ func dialAcross(ctx context.Context, updates, address, server string) error {
 	return nil
 }
 
-// hello says it once and returns who answered what. The answer must end in close_notify: Go reports a bare end of stream as an error.
+// hello says it once and returns who answered what.
 func hello(ctx context.Context, source *workloadapi.X509Source, address string, server spiffeid.ID) (spiffeid.ID, string, error) {
 	config := tlsconfig.MTLSClientConfig(source, source, tlsconfig.AuthorizeID(server))
 	c, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", address)
@@ -302,6 +302,7 @@ func hello(ctx context.Context, source *workloadapi.X509Source, address string, 
 	return peer, strings.TrimRight(string(answer), "\n"), nil
 }
 
+// serve needs its first SVID before ctx ends; what it does afterwards lasts until its parent ends it.
 func serve(ctx context.Context, client string) error {
 	id, err := spiffeid.FromString(client)
 	if err != nil {
