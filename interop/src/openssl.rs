@@ -71,7 +71,7 @@ fn handshakes(lab: &Lab, version: &str, name: &str) -> Result<(), Trouble> {
         }
         let mut client = Process::spawn("openssl s_client", with_svid)?;
         client.send(ours::HELLO)?;
-        // OpenSSL takes an end without close_notify for an error, which Go and curl do not.
+        // OpenSSL takes an end without close_notify for an error, which Go does not.
         let greeted = client
             .finish(SOON)?
             .expect_success()?
