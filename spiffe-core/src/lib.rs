@@ -1,6 +1,8 @@
 //! SPIFFE IDs, bundles, SVIDs, verification, authorisation and explanations: values and rules, no I/O.
 #![forbid(unsafe_code)]
 
+mod authorize;
+mod explain;
 mod id;
 mod random;
 mod rule;
@@ -21,8 +23,10 @@ pub mod verify;
 #[cfg(feature = "svid")]
 mod x509;
 
+pub use authorize::{Authorizer, Denied, MAX_ALTERNATIVES, PeerFacts, Policy, PolicyError, danger};
 #[cfg(feature = "svid")]
 pub use bundle::{Bundle, BundleSet};
+pub use explain::{Explanation, Outcome};
 pub use id::{
     MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES, SpiffeId, SpiffeIdError, SpiffeIdRef, TrustDomain,
     TrustDomainRef,

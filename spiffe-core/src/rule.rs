@@ -49,6 +49,10 @@ rules! {
     IdTrailingSlash, "id-trailing-slash", "SPIFFE-ID §2.2", "a path does not end in a slash";
     IdTooLong, "id-too-long", "SPIFFE-ID §2.3", "an ID has at most 2048 bytes";
 
+    VerifyX509, "x509-verify", "X509-SVID §5", "the chain proves a SPIFFE ID";
+    VerifyJwt, "jwt-verify", "JWT-SVID §4", "the token proves a SPIFFE ID";
+    Authorize, "authorize", "", "the policy allows the proven SPIFFE ID";
+    PolicyAlternative, "policy-alternative", "", "an alternative of the policy covers the SPIFFE ID";
     BadPolicy, "bad-policy", "", "a policy is written in one of the documented forms";
     NotAuthorized, "not-authorized", "", "the peer's verified SPIFFE ID is one the policy allows";
 

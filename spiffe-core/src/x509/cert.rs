@@ -44,6 +44,7 @@ impl CertificateError {
 #[derive(Clone, Debug)]
 pub(crate) struct Cert<'a> {
     pub(crate) serial: &'a [u8],
+    /// The content of the issuer's name, without tag and length, as anchors hold theirs.
     pub(crate) issuer: &'a [u8],
     pub(crate) subject: &'a [u8],
     pub(crate) not_before: Timestamp,
@@ -124,7 +125,7 @@ impl<'a> Cert<'a> {
         })?;
         let serial = part("serial number", || tbs.value(INTEGER))?;
         part("signature algorithm", || tbs.value(SEQUENCE))?;
-        let issuer = part("issuer", || tbs.whole(SEQUENCE))?;
+        let issuer = part("issuer", || tbs.value(SEQUENCE))?;
         let (not_before, not_after) = part("validity", || {
             let mut validity = Reader::new(tbs.value(SEQUENCE)?);
             let window = (time(&mut validity)?, time(&mut validity)?);
@@ -134,7 +135,7 @@ impl<'a> Cert<'a> {
                 Err(NotDer)
             }
         })?;
-        let subject = part("subject", || tbs.whole(SEQUENCE))?;
+        let subject = part("subject", || tbs.value(SEQUENCE))?;
         let spki = part("public key", || tbs.whole(SEQUENCE))?;
         let extensions = part("unique identifiers", || {
             tbs.optional(context(1))?;
@@ -172,11 +173,6 @@ impl<'a> Cert<'a> {
     pub(crate) fn is_signing(&self) -> bool {
         self.basic_constraints.is_some_and(|basic| basic.ca)
             && self.key_usage.is_none_or(KeyUsage::key_cert_sign)
-    }
-
-    /// RFC 5280 §3.2: issuer and subject are the same.
-    pub(crate) fn is_self_issued(&self) -> bool {
-        self.issuer == self.subject
     }
 
     fn read_extensions(&mut self, content: &'a [u8]) -> Result<(), CertificateError> {

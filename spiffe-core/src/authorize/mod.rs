@@ -1,0 +1,122 @@
+//! Authorisation: what may be done by a SPIFFE ID that verification has proven.
+//!
+//! An [`Authorizer`] is a required argument wherever a connection is made; nothing defaults to "any". [`Policy`] is
+//! the one most programs need; it has a text form for command lines and configuration.
+
+mod policy;
+
+use std::fmt;
+
+pub use policy::{MAX_ALTERNATIVES, Policy, PolicyError};
+
+use crate::explain::{Explanation, Outcome};
+use crate::{Rule, SpiffeId, SpiffeIdRef, Timestamp};
+
+/// What an authorizer sees of a verified peer.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct PeerFacts<'a> {
+    /// The ID that verification has proven.
+    pub id: SpiffeIdRef<'a>,
+    /// When the decision is made.
+    pub now: Timestamp,
+    /// When the first certificate of the peer's path, or its token, expires.
+    pub expires_at: Timestamp,
+    /// How many certificates the peer's path has without its anchor; 0 for a token.
+    pub chain_length: usize,
+}
+
+impl<'a> PeerFacts<'a> {
+    /// Facts about a peer.
+    pub const fn new(
+        id: SpiffeIdRef<'a>,
+        now: Timestamp,
+        expires_at: Timestamp,
+        chain_length: usize,
+    ) -> Self {
+        Self {
+            id,
+            now,
+            expires_at,
+            chain_length,
+        }
+    }
+}
+
+/// Decides about verified peers.
+///
+/// An implementation must be quick and must not block: it runs inside handshakes.
+pub trait Authorizer: fmt::Debug + Send + Sync + 'static {
+    /// Allows the peer or says why not.
+    ///
+    /// # Errors
+    ///
+    /// [`Denied`] with what would have passed, as far as the peer may know it from its own side's logs.
+    fn authorize(&self, peer: &PeerFacts<'_>) -> Result<(), Denied>;
+
+    /// The same decision with the alternatives that were tried.
+    fn explain(&self, peer: &PeerFacts<'_>) -> Explanation {
+        match self.authorize(peer) {
+            Ok(()) => Explanation::leaf(Rule::Authorize, Outcome::Pass, peer.id.as_str()),
+            Err(denied) => Explanation {
+                nearest: denied.nearest.clone(),
+                ..Explanation::leaf(Rule::NotAuthorized, Outcome::Fail, denied.to_string())
+            },
+        }
+    }
+}
+
+impl<A: Authorizer + ?Sized> Authorizer for std::sync::Arc<A> {
+    fn authorize(&self, peer: &PeerFacts<'_>) -> Result<(), Denied> {
+        (**self).authorize(peer)
+    }
+
+    fn explain(&self, peer: &PeerFacts<'_>) -> Explanation {
+        (**self).explain(peer)
+    }
+}
+
+/// A verified peer that may not do what it asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{id} is verified but not authorised: the policy is {policy}")]
+#[non_exhaustive]
+pub struct Denied {
+    /// The peer's verified ID.
+    pub id: SpiffeId,
+    /// The policy, in its text form or in the authorizer's words.
+    pub policy: String,
+    /// The nearest thing that would have passed.
+    pub nearest: Option<String>,
+}
+
+impl Denied {
+    /// A refusal, for implementors of [`Authorizer`].
+    pub fn new(id: SpiffeIdRef<'_>, policy: impl Into<String>) -> Self {
+        Self {
+            id: id.to_owned(),
+            policy: policy.into(),
+            nearest: None,
+        }
+    }
+
+    /// The rule behind it.
+    pub const fn rule(&self) -> Rule {
+        Rule::NotAuthorized
+    }
+}
+
+/// What weakens security, under a name that a reviewer can search for.
+pub mod danger {
+    use super::{Authorizer, Denied, PeerFacts};
+
+    /// Allows every verified peer of every trust domain whose bundle is known.
+    #[derive(Clone, Copy, Debug, Default)]
+    #[expect(clippy::exhaustive_structs, reason = "a name and nothing else")]
+    pub struct AuthorizeAny;
+
+    impl Authorizer for AuthorizeAny {
+        fn authorize(&self, _: &PeerFacts<'_>) -> Result<(), Denied> {
+            Ok(())
+        }
+    }
+}

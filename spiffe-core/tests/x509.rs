@@ -1,0 +1,487 @@
+//! X.509 verification and own SVIDs, judged on certificates made by rcgen.
+
+mod support;
+
+use rcgen::{BasicConstraints, CertificateParams, CustomExtension, IsCa, KeyUsagePurpose, SanType};
+use spiffe_core::key::PrivateKey;
+use spiffe_core::pki_types::CertificateDer;
+use spiffe_core::svid::SvidError;
+use spiffe_core::verify::{PeerRole, X509Error, X509Limits, X509Verifier};
+use spiffe_core::{BundleSet, Outcome, Rule, Timestamp, X509Svid};
+use support::*;
+
+#[track_caller]
+fn check(chain: &[CertificateDer<'_>], bundles: &BundleSet, expected: Result<&str, Rule>) {
+    check_at(chain, bundles, NOW, PeerRole::Client, expected);
+}
+
+#[track_caller]
+fn check_at(
+    chain: &[CertificateDer<'_>],
+    bundles: &BundleSet,
+    now: Timestamp,
+    role: PeerRole,
+    expected: Result<&str, Rule>,
+) {
+    let verifier = X509Verifier::new(crypto());
+    let verdict = verifier.verify(chain, bundles, now, role);
+    let (explained, tree) = verifier.explain(chain, bundles, now, role);
+    assert_eq!(verdict, explained, "the explanation is of the same verdict");
+    match (&verdict, expected) {
+        (Ok(peer), Ok(id)) => {
+            assert_eq!(peer.id.as_str(), id);
+            assert_eq!(tree.outcome, Outcome::Pass);
+        }
+        (Err(error), Err(rule)) => {
+            assert_eq!(error.rule(), rule, "{error}");
+            assert_eq!(
+                tree.first_failure().map(|node| node.rule),
+                Some(rule),
+                "{tree}"
+            );
+        }
+        _ => panic!("{verdict:?} where {expected:?} was expected"),
+    }
+}
+
+/// A leaf of `a` changed by `change`, under an intermediate under the root of `a`.
+#[track_caller]
+fn leaf(change: impl FnOnce(&mut CertificateParams), expected: Result<&str, Rule>) {
+    let root = root(ca_params("root"));
+    let middle = intermediate(ca_params("middle"), &root);
+    let mut params = leaf_params("spiffe://a/x");
+    change(&mut params);
+    let chain = chain(params, &[&middle, &root]);
+    check(&chain, &bundles(&[("a", &[&root])]), expected);
+}
+
+fn uri(text: &str) -> SanType {
+    SanType::URI(text.try_into().unwrap())
+}
+
+#[test]
+fn a_chain_proves_its_id() {
+    leaf(|_| {}, Ok("spiffe://a/x"));
+}
+
+#[test]
+fn leaf_rules_are_judged() {
+    leaf(
+        |p| p.subject_alt_names.push(uri("spiffe://a/y")),
+        Err(Rule::LeafUriCount),
+    );
+    leaf(
+        |p| p.subject_alt_names.push(uri("https://x")),
+        Err(Rule::LeafUriCount),
+    );
+    leaf(
+        |p| p.subject_alt_names.push(uri("spiffe://a/x")),
+        Err(Rule::LeafUriCount),
+    );
+    leaf(|p| p.subject_alt_names.clear(), Err(Rule::LeafUriCount));
+    leaf(
+        |p| p.subject_alt_names = vec![SanType::DnsName("a".try_into().unwrap())],
+        Err(Rule::LeafUriCount),
+    );
+    leaf(
+        |p| {
+            p.subject_alt_names
+                .push(SanType::DnsName("x.a".try_into().unwrap()))
+        },
+        Ok("spiffe://a/x"),
+    );
+    leaf(
+        |p| p.subject_alt_names = vec![uri("https://a/x")],
+        Err(Rule::LeafUriScheme),
+    );
+    leaf(
+        |p| p.subject_alt_names = vec![uri("spiffe://a/")],
+        Err(Rule::LeafUriScheme),
+    );
+    leaf(
+        |p| p.subject_alt_names = vec![uri("spiffe://a")],
+        Err(Rule::LeafPathMissing),
+    );
+    leaf(
+        |p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained),
+        Err(Rule::LeafIsCa),
+    );
+    leaf(|p| p.is_ca = IsCa::NoCa, Ok("spiffe://a/x"));
+    leaf(
+        |p| p.key_usages.push(KeyUsagePurpose::KeyCertSign),
+        Err(Rule::LeafKeyCertSign),
+    );
+    leaf(
+        |p| p.key_usages.push(KeyUsagePurpose::CrlSign),
+        Err(Rule::LeafCrlSign),
+    );
+    leaf(
+        |p| p.key_usages = vec![KeyUsagePurpose::KeyEncipherment],
+        Err(Rule::LeafDigitalSignature),
+    );
+    leaf(|p| p.key_usages.clear(), Ok("spiffe://a/x"));
+    leaf(
+        |p| p.key_usages.push(KeyUsagePurpose::KeyAgreement),
+        Ok("spiffe://a/x"),
+    );
+}
+
+#[test]
+fn a_second_uri_that_is_no_text_is_counted() {
+    let mut names = vec![0x86, 12];
+    names.extend(b"spiffe://a/x");
+    names.extend([0x86, 3, b'a', 0xff, 0xfe]);
+    let mut value = vec![0x30, names.len() as u8];
+    value.extend(names);
+    leaf(
+        |p| {
+            p.subject_alt_names.clear();
+            p.custom_extensions
+                .push(CustomExtension::from_oid_content(&[2, 5, 29, 17], value));
+        },
+        Err(Rule::LeafUriCount),
+    );
+}
+
+#[test]
+fn unknown_critical_extensions_are_refused_and_others_not() {
+    for (critical, expected) in [
+        (true, Err(Rule::CertUnknownCriticalExtension)),
+        (false, Ok("spiffe://a/x")),
+    ] {
+        leaf(
+            |p| {
+                let mut extension =
+                    CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![5, 0]);
+                extension.set_criticality(critical);
+                p.custom_extensions.push(extension);
+            },
+            expected,
+        );
+    }
+}
+
+#[test]
+fn extended_key_usage_must_allow_the_role() {
+    use rcgen::ExtendedKeyUsagePurpose as Eku;
+    let root = root(ca_params("root"));
+    let bundles = bundles(&[("a", &[&root])]);
+    let ok = Ok("spiffe://a/x");
+    let no = Err(Rule::LeafExtendedKeyUsage);
+    for (usages, client, server, unspecified) in [
+        (vec![], ok, ok, ok),
+        (vec![Eku::ServerAuth, Eku::ClientAuth], ok, ok, ok),
+        (vec![Eku::ServerAuth], no, ok, ok),
+        (vec![Eku::ClientAuth], ok, no, ok),
+        (vec![Eku::Any], ok, ok, ok),
+        (vec![Eku::CodeSigning], no, no, no),
+    ] {
+        let mut params = leaf_params("spiffe://a/x");
+        params.extended_key_usages = usages;
+        let chain = chain(params, &[&root]);
+        for (role, expected) in [
+            (PeerRole::Client, client),
+            (PeerRole::Server, server),
+            (PeerRole::Unspecified, unspecified),
+        ] {
+            check_at(&chain, &bundles, NOW, role, expected);
+        }
+    }
+}
+
+#[test]
+fn the_peers_own_trust_domain_picks_the_bundle() {
+    let (a, b) = (root(ca_params("a")), root(ca_params("b")));
+    let of_a = chain(leaf_params("spiffe://a/x"), &[&a]);
+    let forged = chain(leaf_params("spiffe://b/x"), &[&a]);
+    let both = bundles(&[("a", &[&a]), ("b", &[&b])]);
+    check(&of_a, &both, Ok("spiffe://a/x"));
+    check(&forged, &both, Err(Rule::PathUntrusted));
+    check(
+        &of_a,
+        &bundles(&[("b", &[&b])]),
+        Err(Rule::TrustDomainUnknown),
+    );
+    check(
+        &of_a,
+        &bundles(&[("a", &[]), ("b", &[&b])]),
+        Err(Rule::NoX509Authorities),
+    );
+    check(&of_a, &BundleSet::new(), Err(Rule::TrustDomainUnknown));
+}
+
+#[test]
+fn a_wrong_key_under_the_right_name_is_a_bad_signature() {
+    let (first, second) = (root(ca_params("root")), root(ca_params("root")));
+    let chain = chain(leaf_params("spiffe://a/x"), &[&first]);
+    check(
+        &chain,
+        &bundles(&[("a", &[&second])]),
+        Err(Rule::PathBadSignature),
+    );
+    check(
+        &chain,
+        &bundles(&[("a", &[&second, &first])]),
+        Ok("spiffe://a/x"),
+    );
+}
+
+#[test]
+fn stale_authorities_of_one_name_do_not_exhaust_the_budget() {
+    let right = root(ca_params("root"));
+    let stale: Vec<_> = (0..150).map(|_| root(ca_params("root"))).collect();
+    let mut all: Vec<_> = stale.iter().collect();
+    all.push(&right);
+    let chain = chain(leaf_params("spiffe://a/x"), &[&right]);
+    check(&chain, &bundles(&[("a", &all)]), Ok("spiffe://a/x"));
+}
+
+#[test]
+fn windows_are_exact_for_leaf_intermediate_and_authority() {
+    let second = |offset| Timestamp::from_unix_seconds(NOW.unix_seconds() + offset);
+    let nano = std::time::Duration::from_nanos(1);
+    for narrow in 0..3 {
+        let shorten = |params: &mut CertificateParams, level| {
+            if level == narrow {
+                params.not_before += time::Duration::seconds(600);
+                params.not_after -= time::Duration::seconds(600);
+            }
+        };
+        let (mut top, mut middle, mut bottom) = (
+            ca_params("root"),
+            ca_params("middle"),
+            leaf_params("spiffe://a/x"),
+        );
+        shorten(&mut top, 0);
+        shorten(&mut middle, 1);
+        shorten(&mut bottom, 2);
+        let root = root(top);
+        let middle = intermediate(middle, &root);
+        let chain = chain(bottom, &[&middle, &root]);
+        let bundles = bundles(&[("a", &[&root])]);
+        let at = |now, expected| check_at(&chain, &bundles, now, PeerRole::Server, expected);
+        at(second(-1200), Ok("spiffe://a/x"));
+        at(second(-1200) - nano, Err(Rule::PathNotYetValid));
+        at(second(1200), Ok("spiffe://a/x"));
+        at(second(1200) + nano, Err(Rule::PathExpired));
+    }
+}
+
+#[test]
+fn issuers_must_be_authorised_to_sign() {
+    let root = root(ca_params("root"));
+    let bundles = bundles(&[("a", &[&root])]);
+    for change in [
+        (|p: &mut CertificateParams| p.key_usages = vec![KeyUsagePurpose::DigitalSignature])
+            as fn(&mut _),
+        |p| p.is_ca = IsCa::ExplicitNoCa,
+    ] {
+        let mut params = ca_params("middle");
+        change(&mut params);
+        let middle = intermediate(params, &root);
+        let chain = chain(leaf_params("spiffe://a/x"), &[&middle, &root]);
+        check(&chain, &bundles, Err(Rule::PathIssuerNotCa));
+    }
+}
+
+#[test]
+fn path_lengths_hold_at_authorities_and_intermediates() {
+    for (limit, depth, expected) in [
+        (Some(0), 0, Ok("spiffe://a/x")),
+        (Some(0), 1, Err(Rule::PathLength)),
+        (Some(1), 1, Ok("spiffe://a/x")),
+        (None, 3, Ok("spiffe://a/x")),
+    ] {
+        let mut params = ca_params("root");
+        params.is_ca = IsCa::Ca(limit.map_or(
+            BasicConstraints::Unconstrained,
+            BasicConstraints::Constrained,
+        ));
+        let root = root(params);
+        let mut issuers = vec![root];
+        for level in 0..depth {
+            let next = intermediate(ca_params(&format!("middle {level}")), &issuers[level]);
+            issuers.push(next);
+        }
+        let refs: Vec<_> = issuers.iter().rev().collect();
+        let chain = chain(leaf_params("spiffe://a/x"), &refs);
+        check(&chain, &bundles(&[("a", &[&issuers[0]])]), expected);
+    }
+}
+
+#[test]
+fn six_intermediates_in_any_order_and_no_more() {
+    for (depth, expected) in [(6, Ok("spiffe://a/x")), (7, Err(Rule::PathTooComplex))] {
+        let mut issuers = vec![root(ca_params("root"))];
+        for level in 0..depth {
+            let next = intermediate(ca_params(&format!("middle {level}")), &issuers[level]);
+            issuers.push(next);
+        }
+        let refs: Vec<_> = issuers.iter().rev().collect();
+        let mut chain = chain(leaf_params("spiffe://a/x"), &refs);
+        chain[1..].reverse();
+        check(&chain, &bundles(&[("a", &[&issuers[0]])]), expected);
+    }
+}
+
+#[test]
+fn limits_can_be_lowered() {
+    let root = root(ca_params("root"));
+    let middle = intermediate(ca_params("middle"), &root);
+    let chain = chain(leaf_params("spiffe://a/x"), &[&middle, &root]);
+    let bundles = bundles(&[("a", &[&root])]);
+    let verdict = |limits| {
+        let verifier = X509Verifier::new(crypto()).with_limits(limits);
+        verifier
+            .verify(&chain, &bundles, NOW, PeerRole::Client)
+            .map_err(|error| error.rule())
+    };
+    assert!(verdict(X509Limits::default().max_intermediates(1)).is_ok());
+    assert_eq!(
+        verdict(X509Limits::default().max_intermediates(0)),
+        Err(Rule::PathTooComplex)
+    );
+    assert!(verdict(X509Limits::default().max_certificates(2)).is_ok());
+    assert_eq!(
+        verdict(X509Limits::default().max_certificates(1)),
+        Err(Rule::PathUntrusted)
+    );
+}
+
+#[test]
+fn useless_certificates_do_no_harm() {
+    let root = root(ca_params("root"));
+    let other = intermediate(ca_params("other"), &root);
+    let mut chain = chain(leaf_params("spiffe://a/x"), &[&root]);
+    chain.push(CertificateDer::from(vec![1, 2, 3]));
+    chain.push(other.der().clone());
+    chain.push(chain[0].clone());
+    check(&chain, &bundles(&[("a", &[&root])]), Ok("spiffe://a/x"));
+}
+
+#[test]
+fn nonsense_is_refused() {
+    let root = root(ca_params("root"));
+    let bundles = bundles(&[("a", &[&root])]);
+    check(&[], &bundles, Err(Rule::ChainEmpty));
+    for bytes in [&b""[..], b"nonsense", &[0x30, 0x80, 0, 0], &[0x30; 4096]] {
+        check(
+            &[CertificateDer::from(bytes)],
+            &bundles,
+            Err(Rule::CertMalformed),
+        );
+    }
+    let good = chain(leaf_params("spiffe://a/x"), &[&root]);
+    let mut trailing = good[0].to_vec();
+    trailing.push(0);
+    check(
+        &[CertificateDer::from(trailing)],
+        &bundles,
+        Err(Rule::CertMalformed),
+    );
+}
+
+#[test]
+fn a_mutated_leaf_is_never_accepted() {
+    let root = root(ca_params("root"));
+    let bundles = bundles(&[("a", &[&root])]);
+    let good = chain(leaf_params("spiffe://a/x"), &[&root]);
+    let verifier = X509Verifier::new(crypto());
+    for at in 0..good[0].len() {
+        let mut bytes = good[0].to_vec();
+        bytes[at] ^= 1;
+        let verdict = verifier.verify(
+            &[CertificateDer::from(bytes)],
+            &bundles,
+            NOW,
+            PeerRole::Client,
+        );
+        assert!(verdict.is_err(), "byte {at}");
+    }
+}
+
+#[test]
+fn an_expired_leaf_is_explained_with_what_would_pass() {
+    let root = root(ca_params("root"));
+    let bundles = bundles(&[("a", &[&root])]);
+    let chain = chain(leaf_params("spiffe://a/x"), &[&root]);
+    let late = Timestamp::from_unix_seconds(NOW.unix_seconds() + 1890);
+    let (verdict, tree) =
+        X509Verifier::new(crypto()).explain(&chain, &bundles, late, PeerRole::Client);
+    assert!(matches!(verdict, Err(X509Error::Expired { .. })));
+    let failed = tree.first_failure().unwrap();
+    assert_eq!(
+        (failed.rule.code(), failed.rule.section()),
+        ("x509-expired", Some("RFC 5280 §4.1.2.5"))
+    );
+    assert!(
+        failed.nearest.as_ref().unwrap().contains("90 s earlier"),
+        "{tree}"
+    );
+}
+
+#[test]
+fn an_own_svid_needs_its_key_and_a_linked_chain() {
+    let root = root(ca_params("root"));
+    let middle = intermediate(ca_params("middle"), &root);
+    let stranger = intermediate(ca_params("stranger"), &root);
+    let pair = key();
+    let leaf = leaf_params("spiffe://a/x")
+        .signed_by(&pair, &middle)
+        .unwrap()
+        .der()
+        .clone();
+    let load = |chain: Vec<CertificateDer<'static>>, key: &rcgen::KeyPair| {
+        let key = PrivateKey::from_pkcs8_der(key.serialize_der());
+        X509Svid::new(chain, key, &*crypto()).map(|svid| svid.id().to_string())
+    };
+    let ok = || Ok("spiffe://a/x".to_owned());
+    assert_eq!(load(vec![leaf.clone()], &pair), ok());
+    assert_eq!(load(vec![leaf.clone(), middle.der().clone()], &pair), ok());
+    assert_eq!(
+        load(
+            vec![leaf.clone(), middle.der().clone(), root.der().clone()],
+            &pair
+        ),
+        ok()
+    );
+    assert_eq!(
+        load(vec![leaf.clone()], &key()),
+        Err(SvidError::KeyMismatch)
+    );
+    assert_eq!(
+        load(vec![leaf.clone(), stranger.der().clone()], &pair),
+        Err(SvidError::NotLinked { at: 1 })
+    );
+    assert_eq!(
+        load(vec![leaf.clone(), leaf.clone()], &pair),
+        Err(SvidError::NotSigning { at: 1 })
+    );
+    assert_eq!(load(vec![], &pair), Err(SvidError::Empty));
+    let joined = [leaf.as_ref(), middle.der().as_ref()].concat();
+    let private = || PrivateKey::from_pkcs8_der(pair.serialize_der());
+    let svid = X509Svid::from_concatenated_der(&joined, private(), &*crypto()).unwrap();
+    assert_eq!(svid.to_concatenated_der(), joined);
+    assert_eq!(svid.serial_hex(), "7");
+    let pem = format!("{}{}", rcgen_pem(&leaf), rcgen_pem(middle.der()));
+    let key_pem = pem_block("PRIVATE KEY", &pair.serialize_der());
+    assert_eq!(
+        X509Svid::from_pem(&pem, &key_pem, &*crypto())
+            .unwrap()
+            .chain(),
+        svid.chain()
+    );
+    assert!(!format!("{svid:?}").contains("key"));
+}
+
+fn rcgen_pem(der: &CertificateDer<'_>) -> String {
+    pem_block("CERTIFICATE", der)
+}
+
+fn pem_block(label: &str, der: &[u8]) -> String {
+    use base64ct::{Base64, Encoding};
+    format!(
+        "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
+        Base64::encode_string(der)
+    )
+}
