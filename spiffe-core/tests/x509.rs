@@ -23,7 +23,7 @@ fn check_at(
     role: PeerRole,
     expected: Result<&str, Rule>,
 ) {
-    let verifier = X509Verifier::new(crypto());
+    let verifier = X509Verifier::new(&*crypto());
     let verdict = verifier.verify(chain, bundles, now, role);
     let (explained, tree) = verifier.explain(chain, bundles, now, role);
     assert_eq!(verdict, explained, "the explanation is of the same verdict");
@@ -331,7 +331,7 @@ fn limits_can_be_lowered() {
     let chain = chain(leaf_params("spiffe://a/x"), &[&middle, &root]);
     let bundles = bundles(&[("a", &[&root])]);
     let verdict = |limits| {
-        let verifier = X509Verifier::new(crypto()).with_limits(limits);
+        let verifier = X509Verifier::new(&*crypto()).with_limits(limits);
         verifier
             .verify(&chain, &bundles, NOW, PeerRole::Client)
             .map_err(|error| error.rule())
@@ -386,7 +386,7 @@ fn a_mutated_leaf_is_never_accepted() {
     let root = root(ca_params("root"));
     let bundles = bundles(&[("a", &[&root])]);
     let good = chain(leaf_params("spiffe://a/x"), &[&root]);
-    let verifier = X509Verifier::new(crypto());
+    let verifier = X509Verifier::new(&*crypto());
     for at in 0..good[0].len() {
         let mut bytes = good[0].to_vec();
         bytes[at] ^= 1;
@@ -407,7 +407,7 @@ fn an_expired_leaf_is_explained_with_what_would_pass() {
     let chain = chain(leaf_params("spiffe://a/x"), &[&root]);
     let late = Timestamp::from_unix_seconds(NOW.unix_seconds() + 1890);
     let (verdict, tree) =
-        X509Verifier::new(crypto()).explain(&chain, &bundles, late, PeerRole::Client);
+        X509Verifier::new(&*crypto()).explain(&chain, &bundles, late, PeerRole::Client);
     assert!(matches!(verdict, Err(X509Error::Expired { .. })));
     let failed = tree.first_failure().unwrap();
     assert_eq!(

@@ -1,2 +1,51 @@
 //! rustls configurations that rotate by themselves, from any SPIFFE source.
+//!
+//! - A [`Source`] publishes revisions of SVIDs and bundles. Ready TLS material is derived from each revision before
+//!   anybody sees it, so a rotation never meets a handshake without a usable identity.
+//! - [`Mtls`] turns a source and an [`Authorizer`] into an [`Acceptor`], a [`Connector`], or plain rustls
+//!   configurations. The authorizer is required; nothing defaults to "any".
+//! - A connection knows its [`Peer`]: the verified SPIFFE ID and the revision it was judged under.
+//!
+//! ```no_run
+//! use spiffe_tls::{Mtls, Policy, Publisher};
+//!
+//! # async fn server(source: Publisher) -> Result<(), Box<dyn std::error::Error>> {
+//! let policy: Policy = "domain:example.org".parse()?;
+//! let acceptor = Mtls::new(&source, policy).acceptor()?;
+//! let mut listener = acceptor.listen(tokio::net::TcpListener::bind("127.0.0.1:8443").await?);
+//! loop {
+//!     match listener.accept().await? {
+//!         Ok(stream) => println!("{} is here", stream.peer().id()),
+//!         Err(refused) => eprintln!("{refused}"),
+//!     }
+//! }
+//! # }
+//! ```
+//!
+//! What this crate will not do: choose a process-wide cryptography provider, skip verification, or resume a session;
+//! every handshake is a full one.
+//!
+//! # Features
+//!
+//! - `aws-lc-rs` (default): the default cryptography. Without it a provider must be given to [`Mtls::provider`].
 #![forbid(unsafe_code)]
+
+mod config;
+mod error;
+mod handshake;
+mod listener;
+mod material;
+mod peer;
+mod resolver;
+mod stream;
+mod verifier;
+
+pub use config::{ConfigError, DEFAULT_HANDSHAKE_TIMEOUT, Mtls};
+pub use error::{HandshakeError, PeerRefused, Refusal, RefusalReason};
+pub use handshake::{Acceptor, Connector};
+pub use listener::{Listener, MAX_CONCURRENT_HANDSHAKES};
+pub use peer::Peer;
+pub use rustls;
+pub use spiffe_core;
+pub use spiffe_core::{Authorizer, Policy, Publisher, Source};
+pub use stream::TlsStream;

@@ -5,9 +5,7 @@
 //! passed the scan, so that what it leaves out (validity and path length of anchors, key usage) is judged before or
 //! behind it.
 
-use std::sync::Arc;
-
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, VerifiedPath};
 
 use super::leaf::{Leaf, LeafError};
@@ -67,10 +65,13 @@ impl Default for X509Limits {
     }
 }
 
+/// The signature algorithms of a cryptography library, as path building takes them.
+type Algorithms = &'static [&'static dyn SignatureVerificationAlgorithm];
+
 /// Verifies chains of X509-SVIDs; cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct X509Verifier {
-    crypto: Arc<dyn CryptoProvider>,
+    algorithms: Algorithms,
     limits: X509Limits,
 }
 
@@ -91,10 +92,17 @@ pub struct VerifiedX509 {
 }
 
 impl X509Verifier {
-    /// A verifier with the default limits.
-    pub fn new(crypto: Arc<dyn CryptoProvider>) -> Self {
+    /// A verifier with the provider's signature algorithms and the default limits.
+    pub fn new(crypto: &dyn CryptoProvider) -> Self {
+        Self::with_algorithms(crypto.signature_algorithms())
+    }
+
+    /// A verifier with these signature algorithms, such as those of a rustls provider, and the default limits.
+    pub fn with_algorithms(
+        algorithms: &'static [&'static dyn SignatureVerificationAlgorithm],
+    ) -> Self {
         Self {
-            crypto,
+            algorithms,
             limits: X509Limits::default(),
         }
     }
@@ -255,7 +263,7 @@ impl X509Verifier {
         };
         let path = end_entity
             .verify_for_usage(
-                self.crypto.signature_algorithms(),
+                self.algorithms,
                 &anchors,
                 &candidates.intermediates,
                 time,

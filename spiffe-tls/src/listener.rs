@@ -1,0 +1,114 @@
+//! A TCP listener whose handshakes run beside each other, bounded, so that silent peers stop nobody.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use spiffe_core::Clock;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::error::HandshakeError;
+use crate::handshake::Acceptor;
+use crate::stream::TlsStream;
+
+/// The most handshakes under way at once; further connections wait in the system's queue. Each costs a descriptor and
+/// about 40 KiB until its deadline.
+pub const MAX_CONCURRENT_HANDSHAKES: usize = 4096;
+
+/// How long accepting rests when the system has no descriptors left.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts TCP connections and their handshakes.
+#[derive(Debug)]
+pub struct Listener {
+    listener: TcpListener,
+    acceptor: Acceptor,
+    handshakes: JoinSet<Result<TlsStream<TcpStream>, HandshakeError>>,
+    most: usize,
+}
+
+impl Listener {
+    pub(crate) fn new(listener: TcpListener, acceptor: Acceptor) -> Self {
+        Self {
+            listener,
+            acceptor,
+            handshakes: JoinSet::new(),
+            most: MAX_CONCURRENT_HANDSHAKES,
+        }
+    }
+
+    /// Allows this many handshakes at once; [`MAX_CONCURRENT_HANDSHAKES`] unless set.
+    #[must_use]
+    pub fn max_concurrent_handshakes(mut self, most: usize) -> Self {
+        self.most = most.max(1);
+        self
+    }
+
+    /// The address that is listened on.
+    ///
+    /// # Errors
+    ///
+    /// As the system says.
+    pub fn local_addr(&self) -> io::Result<std::net::SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// The next connection whose handshake ended, well or not.
+    ///
+    /// # Errors
+    ///
+    /// The outer error means that the listener itself is broken. The inner one is about one peer: log it and go on.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses no connection; handshakes under way go on.
+    pub async fn accept(&mut self) -> io::Result<Result<TlsStream<TcpStream>, HandshakeError>> {
+        loop {
+            let room = self.handshakes.len() < self.most;
+            tokio::select! {
+                Some(ended) = self.handshakes.join_next(), if !self.handshakes.is_empty() => {
+                    match ended {
+                        Ok(handshake) => return Ok(handshake),
+                        Err(panicked) => {
+                            return Ok(Err(HandshakeError::Io(io::Error::other(panicked))));
+                        }
+                    }
+                }
+                accepted = self.listener.accept(), if room => match accepted {
+                    Ok((stream, _)) => self.begin(stream),
+                    Err(error) if is_of_one_connection(&error) => {}
+                    Err(error) if is_exhaustion(&error) => {
+                        tracing::warn!(%error, "accepting connections rests for want of resources");
+                        let clock: Arc<dyn Clock> = self.acceptor.clock().clone();
+                        clock.sleep_until(clock.monotonic() + EXHAUSTED_PAUSE).await;
+                    }
+                    Err(error) => return Err(error),
+                },
+            }
+        }
+    }
+
+    fn begin(&mut self, stream: TcpStream) {
+        // Small first messages must not wait for an acknowledgement; a failure costs speed only.
+        let _ = stream.set_nodelay(true);
+        let acceptor = self.acceptor.clone();
+        self.handshakes
+            .spawn(async move { acceptor.accept(stream).await });
+    }
+}
+
+/// The connection was gone before it was accepted.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+    )
+}
+
+/// EMFILE, ENFILE, ENOBUFS and ENOMEM: resources come back when connections end.
+fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(24 | 23 | 105 | 12))
+}

@@ -1,0 +1,225 @@
+//! Verification and authorisation of a peer inside a rustls handshake, in either role.
+
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
+};
+use spiffe_core::snapshot::Snapshot;
+use spiffe_core::verify::{PeerRole, VerifiedX509, X509Error, X509Verifier};
+use spiffe_core::{Authorizer, Clock, PeerFacts};
+
+use crate::error::{Refusal, RefusalReason};
+use crate::handshake::verdict;
+
+/// Whose state a handshake is judged by.
+#[derive(Clone, Debug)]
+pub(crate) enum View {
+    /// One revision, chosen before the handshake began: our acceptor and connector.
+    Pinned(Arc<Snapshot>),
+    /// Whatever is current: plain rustls configurations, which live on through rotations.
+    Live(spiffe_core::Publisher),
+}
+
+impl View {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        match self {
+            Self::Pinned(snapshot) => snapshot.clone(),
+            Self::Live(publisher) => publisher.load().snapshot().clone(),
+        }
+    }
+}
+
+/// What stays the same for all handshakes of a configuration.
+#[derive(Debug)]
+pub(crate) struct Judge {
+    pub(crate) verifier: X509Verifier,
+    pub(crate) authorizer: Arc<dyn Authorizer>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) provider: Arc<CryptoProvider>,
+}
+
+/// The peer verifier of one configuration.
+#[derive(Debug)]
+pub(crate) struct PeerVerifier {
+    pub(crate) judge: Arc<Judge>,
+    pub(crate) view: View,
+}
+
+impl PeerVerifier {
+    /// Verifies, then authorises, and leaves the verdict for whoever drives the handshake.
+    fn judge(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        role: PeerRole,
+    ) -> Result<(), rustls::Error> {
+        let snapshot = self.view.snapshot();
+        let now = self.judge.clock.now();
+        let chain: Vec<CertificateDer<'_>> = std::iter::once(end_entity)
+            .chain(intermediates)
+            .map(|certificate| CertificateDer::from(certificate.as_ref()))
+            .collect();
+        match self.decide(&chain, &snapshot, now, role) {
+            Ok(peer) => {
+                verdict::leave(Ok(peer));
+                Ok(())
+            }
+            Err(reason) => {
+                let error = rustls::Error::InvalidCertificate(alert_for(&reason));
+                let chain = chain.into_iter().map(CertificateDer::into_owned).collect();
+                verdict::leave(Err(Refusal::new(
+                    reason,
+                    chain,
+                    snapshot,
+                    now,
+                    role,
+                    self.judge.clone(),
+                )));
+                Err(error)
+            }
+        }
+    }
+
+    fn decide(
+        &self,
+        chain: &[CertificateDer<'_>],
+        snapshot: &Snapshot,
+        now: spiffe_core::Timestamp,
+        role: PeerRole,
+    ) -> Result<VerifiedX509, RefusalReason> {
+        let peer = self
+            .judge
+            .verifier
+            .verify(chain, snapshot.bundles(), now, role)?;
+        let facts = PeerFacts::new(peer.id.as_ref(), now, peer.not_after, peer.chain_length);
+        self.judge.authorizer.authorize(&facts)?;
+        Ok(peer)
+    }
+
+    fn schemes(&self) -> Vec<SignatureScheme> {
+        self.judge
+            .provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+
+    fn tls12(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.judge.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn tls13(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.judge.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+}
+
+/// What the peer learns: the alert that fits, and nothing more.
+fn alert_for(reason: &RefusalReason) -> CertificateError {
+    match reason {
+        RefusalReason::NotAuthorized(_) => CertificateError::ApplicationVerificationFailure,
+        RefusalReason::NotVerified(error) => match error {
+            X509Error::Expired { .. } => CertificateError::Expired,
+            X509Error::NotYetValid { .. } => CertificateError::NotValidYet,
+            X509Error::Certificate(_) => CertificateError::BadEncoding,
+            X509Error::BadSignature => CertificateError::BadSignature,
+            X509Error::ExtendedKeyUsage => CertificateError::InvalidPurpose,
+            X509Error::TrustDomainUnknown { .. }
+            | X509Error::NoAuthorities { .. }
+            | X509Error::Untrusted { .. } => CertificateError::UnknownIssuer,
+            // The text of a bare rustls error is its debug form; this is the one that carries ours.
+            other => CertificateError::Other(OtherError(Arc::new(other.clone()))),
+        },
+    }
+}
+
+impl ServerCertVerifier for PeerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        // A SPIFFE peer is known by its ID; the name that was dialled means nothing.
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.judge(end_entity, intermediates, PeerRole::Server)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.tls12(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.tls13(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.schemes()
+    }
+}
+
+impl ClientCertVerifier for PeerVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // Names of authorities would tell every caller which trust domains are known here.
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.judge(end_entity, intermediates, PeerRole::Client)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.tls12(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.tls13(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.schemes()
+    }
+}

@@ -1,0 +1,132 @@
+//! Trust domains made with rcgen, a clock that is set by hand, and handshakes over a pipe in memory.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "shared by test programs, each of which uses its own part"
+)]
+
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+};
+use spiffe_tls::spiffe_core::bundle::X509Authorities;
+use spiffe_tls::spiffe_core::crypto::aws_lc_rs;
+use spiffe_tls::spiffe_core::key::PrivateKey;
+use spiffe_tls::spiffe_core::{
+    BoxFuture, Bundle, BundleSet, Clock, Timestamp, TrustDomain, X509Svid,
+};
+use spiffe_tls::{Acceptor, Connector, HandshakeError, TlsStream};
+use tokio::io::DuplexStream;
+
+pub const START: Timestamp = Timestamp::from_unix_seconds(1_795_000_000);
+
+/// One trust domain's authority.
+pub struct Domain {
+    pub name: String,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+fn window(params: &mut CertificateParams, seconds: i64) {
+    let at = |offset| time::OffsetDateTime::from_unix_timestamp(START.unix_seconds() + offset);
+    params.not_before = at(-60).unwrap();
+    params.not_after = at(seconds).unwrap();
+    params.use_authority_key_identifier_extension = true;
+    params.distinguished_name = DistinguishedName::new();
+}
+
+impl Domain {
+    pub fn new(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        window(&mut params, 86_400);
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        Self {
+            name: name.into(),
+            issuer: CertifiedIssuer::self_signed(params, key).unwrap(),
+        }
+    }
+
+    /// An SVID that is valid for so many seconds after [`START`].
+    pub fn svid(&self, path: &str, seconds: i64) -> X509Svid {
+        self.forge(&format!("spiffe://{}/{path}", self.name), seconds)
+    }
+
+    /// An SVID of any name, signed by this domain's authority.
+    pub fn forge(&self, id: &str, seconds: i64) -> X509Svid {
+        let mut params = CertificateParams::default();
+        window(&mut params, seconds);
+        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        let private = PrivateKey::from_pkcs8_der(key.serialize_der());
+        X509Svid::new(vec![leaf.der().clone()], private, &*aws_lc_rs()).unwrap()
+    }
+
+    pub fn bundle(&self) -> Bundle {
+        Bundle::new(TrustDomain::parse(&self.name).unwrap()).with_x509_authorities(
+            X509Authorities::from_certificates([self.issuer.der().clone()]),
+        )
+    }
+}
+
+pub fn bundles(of: &[&Domain]) -> BundleSet {
+    of.iter().map(|domain| domain.bundle()).collect()
+}
+
+/// Time that passes when the test says so.
+#[derive(Clone, Debug, Default)]
+pub struct HandClock {
+    state: Arc<Mutex<(Duration, Vec<Waker>)>>,
+}
+
+impl HandClock {
+    pub fn advance(&self, span: Duration) {
+        let mut state = self.state.lock().unwrap();
+        state.0 += span;
+        for waker in std::mem::take(&mut state.1) {
+            waker.wake();
+        }
+    }
+}
+
+impl Clock for HandClock {
+    fn now(&self) -> Timestamp {
+        START + self.monotonic()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.state.lock().unwrap().0
+    }
+
+    fn sleep_until(&self, deadline: Duration) -> BoxFuture<'static, ()> {
+        let state = self.state.clone();
+        Box::pin(std::future::poll_fn(move |context| {
+            let mut state = state.lock().unwrap();
+            if state.0 >= deadline {
+                return Poll::Ready(());
+            }
+            state.1.push(context.waker().clone());
+            Poll::Pending
+        }))
+    }
+}
+
+pub type Ended = Result<TlsStream<DuplexStream>, HandshakeError>;
+
+/// One handshake over a pipe in memory: what the client and the server made of it.
+pub async fn shake(connector: &Connector, acceptor: &Acceptor) -> (Ended, Ended) {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    tokio::join!(connector.connect(near), acceptor.accept(far))
+}
