@@ -13,6 +13,8 @@ pub mod bundle;
 #[cfg(feature = "svid")]
 pub mod crypto;
 #[cfg(feature = "svid")]
+mod json;
+#[cfg(feature = "svid")]
 pub mod key;
 #[cfg(feature = "svid")]
 pub mod snapshot;

@@ -2,21 +2,30 @@
 //!
 //! Answers to JWT-SVID §6.
 
+use std::ops::Range;
+
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 
 use super::Ignored;
+use super::jwks::{KeyKind, PublicKey};
 
 /// One public key with its key ID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JwtAuthority {
     key_id: String,
     public_key: SubjectPublicKeyInfoDer<'static>,
+    kind: KeyKind,
+    /// Where in `public_key` the subjectPublicKey lies.
+    bits: Range<usize>,
     algorithm: Option<String>,
     tainted: bool,
 }
 
 impl JwtAuthority {
-    /// A key under its ID, which must not be empty; `None` if it is (JWT-SVID §6.1).
+    /// A key under its ID.
+    ///
+    /// `None` if the ID is empty (JWT-SVID §6.1) or the key is not one that a JWT-SVID algorithm uses: P-256, P-384,
+    /// P-521, or RSA of 2048 to 8192 bits.
     pub fn new(
         key_id: impl Into<String>,
         public_key: SubjectPublicKeyInfoDer<'static>,
@@ -25,9 +34,18 @@ impl JwtAuthority {
         if key_id.is_empty() {
             return None;
         }
+        let key = PublicKey::from_spki(&public_key)?;
+        let kind = key.kind();
+        if kind == KeyKind::Ed25519 {
+            return None;
+        }
+        // The subjectPublicKey is the last thing in the structure.
+        let bits = public_key.len() - key.bits().len()..public_key.len();
         Some(Self {
             key_id,
             public_key,
+            kind,
+            bits,
             algorithm: None,
             tainted: false,
         })
@@ -57,6 +75,21 @@ impl JwtAuthority {
         &self.public_key
     }
 
+    /// What kind of key it is.
+    pub(crate) fn kind(&self) -> KeyKind {
+        self.kind
+    }
+
+    /// The subjectPublicKey, as signature algorithms take it.
+    pub(crate) fn key_bits(&self) -> &[u8] {
+        &self.public_key[self.bits.clone()]
+    }
+
+    /// The key with its numbers.
+    pub(crate) fn key(&self) -> PublicKey<'_> {
+        PublicKey::trusted(self.kind, self.key_bits())
+    }
+
     /// The one algorithm the key is for, where its document names one.
     pub fn algorithm(&self) -> Option<&str> {
         self.algorithm.as_deref()
@@ -77,10 +110,6 @@ pub struct JwtAuthorities {
 
 impl JwtAuthorities {
     /// What a document's parser found: usable keys, and what it left out.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the document parser is its only caller")
-    )]
     pub(crate) fn new(authorities: Vec<JwtAuthority>, ignored: Vec<Ignored>) -> Self {
         Self {
             authorities,
@@ -111,6 +140,12 @@ impl JwtAuthorities {
     /// The entries that were left out, and why.
     pub fn ignored(&self) -> &[Ignored] {
         &self.ignored
+    }
+
+    /// Adds entries that were left out for what they are of no kind.
+    pub(crate) fn report(&mut self, ignored: Vec<Ignored>) {
+        self.ignored.extend(ignored);
+        self.ignored.sort_by_key(|entry| entry.index);
     }
 
     /// Whether both hold the same keys in whatever order.

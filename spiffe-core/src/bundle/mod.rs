@@ -3,6 +3,7 @@
 //! Answers to SPIFFE Trust Domain and Bundle §3–§4. A bundle never meets another trust domain's: there is no
 //! operation that pools authorities. Keys and certificates are parsed when a bundle is built, never per verification.
 
+mod jwks;
 mod jwt;
 mod set;
 mod x509;
@@ -10,6 +11,8 @@ mod x509;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use jwks::KeyKind;
+pub use jwks::MAX_BUNDLE_DOCUMENT_BYTES;
 pub use jwt::{JwtAuthorities, JwtAuthority};
 pub use set::BundleSet;
 pub(crate) use x509::certificates_from_pem;
@@ -27,6 +30,8 @@ pub struct Bundle {
     jwt: Arc<JwtAuthorities>,
     sequence: Option<u64>,
     refresh_hint: Option<Duration>,
+    /// Entries of its document that are of neither kind.
+    ignored: Arc<[Ignored]>,
 }
 
 impl Bundle {
@@ -38,6 +43,7 @@ impl Bundle {
             jwt: Arc::default(),
             sequence: None,
             refresh_hint: None,
+            ignored: Arc::default(),
         }
     }
 
@@ -92,6 +98,16 @@ impl Bundle {
     /// The refresh hint as the document says it, unclamped.
     pub fn refresh_hint(&self) -> Option<Duration> {
         self.refresh_hint
+    }
+
+    /// Every entry of the bundle's documents that was left out, and why, ordered by its position.
+    pub fn ignored(&self) -> impl Iterator<Item = &Ignored> {
+        let mut all: Vec<_> = [self.x509.ignored(), self.jwt.ignored(), &self.ignored]
+            .into_iter()
+            .flatten()
+            .collect();
+        all.sort_by_key(|entry| entry.index);
+        all.into_iter()
     }
 
     /// Whether both bundles hold the same authorities in whatever order, taints included; sequence and hint do not count.

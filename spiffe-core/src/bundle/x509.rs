@@ -2,9 +2,12 @@
 //!
 //! Answers to X509-SVID §3.2, §6.2. What is no signing certificate is left out and reported: it verifies nothing.
 
+use std::collections::HashSet;
+
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 
+use super::jwks::PublicKey;
 use super::{BundleError, Ignored};
 use crate::x509::cert::{Cert, split_concatenated};
 use crate::{Rule, Timestamp};
@@ -41,6 +44,13 @@ impl X509Authority {
             return Err(BundleError::new(
                 Rule::AuthorityNotCa,
                 "the certificate is no CA that may sign certificates, so it is no authority",
+            ));
+        }
+        // What verifies nothing is no authority, and a bundle document could not hold it.
+        if PublicKey::from_spki(cert.spki).is_none() {
+            return Err(BundleError::new(
+                Rule::CertAlgorithm,
+                "the certificate's key is none of P-256, P-384, P-521, Ed25519 and RSA of 2048 to 8192 bits",
             ));
         }
         let anchor = webpki::anchor_from_trusted_cert(&certificate)
@@ -99,6 +109,13 @@ impl X509Authority {
         &self.anchor
     }
 
+    /// The public key, taken apart.
+    pub(crate) fn public_key(&self) -> PublicKey<'_> {
+        PublicKey::from_spki_content(&self.anchor.subject_public_key_info)
+            // It was read when the authority was made.
+            .expect("an authority has a key of a known kind")
+    }
+
     /// How many intermediates may stand between it and a leaf.
     pub(crate) fn path_length(&self) -> Option<u32> {
         self.path_length
@@ -125,26 +142,49 @@ impl X509Authorities {
     pub fn from_certificates(
         certificates: impl IntoIterator<Item = CertificateDer<'static>>,
     ) -> Self {
-        let mut all = Self::default();
-        let mut seen = std::collections::HashSet::new();
+        let mut entries = Vec::new();
+        let mut ignored = Vec::new();
         for (index, certificate) in certificates.into_iter().enumerate() {
-            if !seen.insert(certificate.clone()) {
-                all.ignored.push(Ignored::new(
+            match X509Authority::from_der(certificate) {
+                Ok(authority) => entries.push((index, authority)),
+                Err(error) => {
+                    let reason = error.to_string();
+                    ignored.push(Ignored::new(index, error.rule(), reason));
+                }
+            }
+        }
+        Self::from_entries(entries, ignored)
+    }
+
+    /// What a document's parser found, by position; the same certificate twice counts once.
+    pub(super) fn from_entries(
+        entries: Vec<(usize, X509Authority)>,
+        mut ignored: Vec<Ignored>,
+    ) -> Self {
+        let repeated: Vec<bool> = {
+            let mut seen = HashSet::with_capacity(entries.len());
+            entries
+                .iter()
+                .map(|(_, authority)| !seen.insert(&authority.certificate))
+                .collect()
+        };
+        let mut authorities = Vec::with_capacity(entries.len());
+        for ((index, authority), repeated) in entries.into_iter().zip(repeated) {
+            if repeated {
+                ignored.push(Ignored::new(
                     index,
                     Rule::AuthorityRepeated,
                     "the same certificate stands earlier in the bundle",
                 ));
-                continue;
-            }
-            match X509Authority::from_der(certificate) {
-                Ok(authority) => all.authorities.push(authority),
-                Err(error) => {
-                    let reason = error.to_string();
-                    all.ignored.push(Ignored::new(index, error.rule(), reason));
-                }
+            } else {
+                authorities.push(authority);
             }
         }
-        all
+        ignored.sort_by_key(|entry| entry.index);
+        Self {
+            authorities,
+            ignored,
+        }
     }
 
     /// Parses certificates in DER that follow each other without a separator: the Workload API's form, §5.2.1 there.
@@ -219,7 +259,7 @@ impl X509Authorities {
             return false;
         }
         let key = |authority: &X509Authority| (authority.certificate.clone(), authority.tainted);
-        let mine: std::collections::HashSet<_> = self.iter().map(key).collect();
+        let mine: HashSet<_> = self.iter().map(key).collect();
         other.iter().all(|authority| mine.contains(&key(authority)))
     }
 }
