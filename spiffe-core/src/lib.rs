@@ -39,9 +39,11 @@ pub use rustls_pki_types as pki_types;
 #[cfg(feature = "svid")]
 pub use snapshot::{Publisher, Source, Watch};
 #[cfg(feature = "svid")]
-pub use svid::X509Svid;
+pub use svid::{JwtSvid, X509Svid};
 #[cfg(feature = "tokio")]
 pub use time::SystemClock;
 pub use time::{BoxFuture, Clock, Timestamp, TimestampError};
+#[cfg(feature = "svid")]
+pub use verify::JwtVerifier;
 #[cfg(feature = "svid")]
 pub use x509::cert::CertificateError;
