@@ -1,0 +1,83 @@
+//! What is measured, by area: the first part of a row's name.
+
+mod bundle;
+mod id;
+mod jwt;
+mod rotation;
+mod svid;
+mod tls;
+mod verify;
+
+use std::error::Error;
+
+use crate::Effort;
+use crate::report::Row;
+
+/// What a measurement hands back.
+pub(crate) type Measured = Result<Vec<Row>, Box<dyn Error>>;
+
+/// One measurement and the rows that it gives.
+pub(crate) struct Bench {
+    pub(crate) rows: &'static [&'static str],
+    pub(crate) run: fn(Effort) -> Measured,
+}
+
+/// All of them, in the order of the report.
+pub(crate) const BENCHES: &[Bench] = &[
+    Bench {
+        rows: &[id::BORROWED, id::OWNED],
+        run: id::parse,
+    },
+    Bench {
+        rows: &[bundle::LOOKUP],
+        run: bundle::lookup,
+    },
+    Bench {
+        rows: &[bundle::DOCUMENT],
+        run: bundle::document,
+    },
+    Bench {
+        rows: &[svid::FROM_DER, svid::FROM_DER_WITH_KEY],
+        run: svid::from_der,
+    },
+    Bench {
+        rows: &[verify::CHAIN],
+        run: verify::chain,
+    },
+    Bench {
+        rows: &[jwt::ES256],
+        run: jwt::es256,
+    },
+    Bench {
+        rows: &[jwt::RS256],
+        run: jwt::rs256,
+    },
+    Bench {
+        rows: &[tls::HANDSHAKE_1],
+        run: tls::handshake_1,
+    },
+    Bench {
+        rows: &[tls::HANDSHAKE_200],
+        run: tls::handshake_200,
+    },
+    Bench {
+        rows: &[tls::HANDSHAKE_1000],
+        run: tls::handshake_1000,
+    },
+    Bench {
+        rows: &[tls::ACCEPT_1],
+        run: tls::accept_1,
+    },
+    Bench {
+        rows: &[tls::ACCEPT_200],
+        run: tls::accept_200,
+    },
+    Bench {
+        rows: &[tls::PUSH_P50, tls::PUSH_P99],
+        run: tls::push_to_served,
+    },
+    Bench {
+        rows: &[rotation::FAILED],
+        run: rotation::failed,
+    },
+];
