@@ -1,6 +1,37 @@
 //! SPIFFE Workload API client and the live sources built on it.
+//!
+//! A source follows the Workload API and always holds the workload's latest SVIDs and bundles; whatever is built on it
+//! (TLS configurations, verification of tokens) rotates by itself. This crate re-exports what its users need beside it:
+//! `spiffe_core` and, as [`tls`], `spiffe_tls`.
+//!
+//! ```no_run
+//! use spiffe_workload_client::X509Source;
+//! use spiffe_workload_client::spiffe_core::Source;
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! // Finds the endpoint through SPIFFE_ENDPOINT_SOCKET and waits for the first update.
+//! let source = X509Source::new().await?;
+//! println!("I am {}", source.svid()?.id());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Features
+//!
+//! - `aws-lc-rs` (default): the default cryptography. Without it, pass a
+//!   [`CryptoProvider`](spiffe_core::crypto::CryptoProvider) to the builders.
 #![forbid(unsafe_code)]
 
+pub mod client;
 pub mod endpoint;
+mod error;
+pub mod source;
+mod update;
 
+pub use client::WorkloadApiClient;
 pub use endpoint::{Endpoint, EndpointError};
+pub use error::{ClientError, ResponseError};
+pub use source::{StartError, X509Source};
+pub use spiffe_core;
+pub use spiffe_tls as tls;
+pub use update::{MAX_HINT_BYTES, MAX_SVIDS, Notice, X509Bundles, X509Context};

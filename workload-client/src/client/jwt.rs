@@ -1,0 +1,107 @@
+//! The JWT profile's calls: Workload API §6.
+
+use std::collections::BTreeMap;
+
+use prost_types::value::Kind;
+use spiffe_core::SpiffeId;
+use spiffe_proto::workload::ValidateJwtsvidRequest;
+
+use super::WorkloadApiClient;
+use crate::error::ClientError;
+use crate::update::{empty, id};
+
+impl WorkloadApiClient {
+    /// Lets the Workload API judge a token: ValidateJWTSVID. `audience` is the one this workload goes by.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::InvalidArgument`] says why the token is refused: Workload API §6.2.3.
+    pub async fn validate_jwt_svid(
+        &self,
+        token: &str,
+        audience: &str,
+    ) -> Result<ValidatedJwt, ClientError> {
+        let mut stub = self.stub();
+        let answer = stub.validate_jwtsvid(ValidateJwtsvidRequest {
+            audience: audience.into(),
+            svid: token.into(),
+        });
+        let response = self
+            .call("ValidateJWTSVID", self.answer_by(), answer)
+            .await?
+            .into_inner();
+        if response.spiffe_id.is_empty() {
+            return Err(empty("spiffe_id").into());
+        }
+        let claims = response.claims.ok_or_else(|| empty("claims"))?;
+        if claims.fields.is_empty() {
+            return Err(empty("claims").into());
+        }
+        let named = |(name, value)| (name, ClaimValue::from_wire(value));
+        Ok(ValidatedJwt {
+            id: id("spiffe_id".into(), &response.spiffe_id)?,
+            claims: claims.fields.into_iter().map(named).collect(),
+        })
+    }
+}
+
+/// What the Workload API says of a good token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ValidatedJwt {
+    id: SpiffeId,
+    claims: BTreeMap<String, ClaimValue>,
+}
+
+impl ValidatedJwt {
+    /// The token's subject.
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// The token's claims; a server may leave out others than `sub`, `aud` and `exp`.
+    pub fn claims(&self) -> &BTreeMap<String, ClaimValue> {
+        &self.claims
+    }
+}
+
+/// The value of a claim as the Workload API carries it.
+///
+/// Numbers travel as IEEE 754 doubles: integers beyond 2^53 are rounded on the way.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum ClaimValue {
+    /// `null`.
+    Null,
+    /// A truth value.
+    Bool(bool),
+    /// A number.
+    Number(f64),
+    /// A text.
+    Text(String),
+    /// Values in order.
+    List(Vec<Self>),
+    /// Values by name.
+    Object(BTreeMap<String, Self>),
+}
+
+impl ClaimValue {
+    /// Nesting is bounded by the message decoder, which refuses more than a hundred levels.
+    fn from_wire(value: prost_types::Value) -> Self {
+        match value.kind {
+            None | Some(Kind::NullValue(_)) => Self::Null,
+            Some(Kind::BoolValue(value)) => Self::Bool(value),
+            Some(Kind::NumberValue(value)) => Self::Number(value),
+            Some(Kind::StringValue(value)) => Self::Text(value),
+            Some(Kind::ListValue(list)) => {
+                Self::List(list.values.into_iter().map(Self::from_wire).collect())
+            }
+            Some(Kind::StructValue(object)) => Self::Object(
+                object
+                    .fields
+                    .into_iter()
+                    .map(|(name, value)| (name, Self::from_wire(value)))
+                    .collect(),
+            ),
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! The Workload API as calls: one lazy connection, the security header on each request, a deadline on each answer.
+//!
+//! Answers to Workload API §3–§6 and Workload Endpoint §3–§6. What an answer means is `update`'s business, when to ask
+//! again the sources'.
+
+mod jwt;
+mod x509;
+
+use std::error::Error as _;
+use std::fmt;
+use std::io;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use hyper_util::rt::TokioIo;
+use spiffe_core::crypto::CryptoProvider;
+use spiffe_core::{Clock, SystemClock};
+use spiffe_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use tokio::net::{TcpStream, UnixStream};
+use tonic::metadata::MetadataValue;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint as Transport};
+use tonic::{Code, Request, Status, Streaming};
+use tower::service_fn;
+
+pub use jwt::{ClaimValue, ValidatedJwt};
+pub use x509::{X509BundleUpdates, X509Updates};
+
+use crate::endpoint::{Address, Endpoint};
+use crate::error::{ClientError, one_line};
+
+/// The largest message taken by default: thousands of federated bundles, sixteen times gRPC's own default.
+pub const DEFAULT_MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
+
+/// How long an answer, or the first message of a stream, may take by default. Later messages may take for ever.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The header that no browser or careless proxy sends: Workload Endpoint §3.
+const SECURITY_HEADER: &str = "workload.spiffe.io";
+
+/// A client of one Workload API; clones are handles to the same connection.
+///
+/// It connects at the first call, inside that call's tokio runtime, and again whenever the connection is lost.
+#[derive(Clone)]
+pub struct WorkloadApiClient {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    endpoint: Endpoint,
+    clock: Arc<dyn Clock>,
+    crypto: Arc<dyn CryptoProvider>,
+    deadline: Duration,
+    max_message_bytes: usize,
+    stub: OnceLock<Stub>,
+    /// Whether the endpoint ever answered in gRPC.
+    answered: AtomicBool,
+}
+
+type Stub = SpiffeWorkloadApiClient<InterceptedService<Channel, fn(Request<()>) -> SentRequest>>;
+type SentRequest = Result<Request<()>, Status>;
+
+impl WorkloadApiClient {
+    /// A client with default settings.
+    #[cfg(feature = "aws-lc-rs")]
+    pub fn new(endpoint: Endpoint) -> Self {
+        Self::builder(endpoint).build()
+    }
+
+    /// A client with default settings of the endpoint that `SPIFFE_ENDPOINT_SOCKET` names.
+    ///
+    /// # Errors
+    ///
+    /// [`EndpointError`](crate::EndpointError): Workload Endpoint §4.
+    #[cfg(feature = "aws-lc-rs")]
+    pub fn from_env() -> Result<Self, crate::EndpointError> {
+        Endpoint::from_env().map(Self::new)
+    }
+
+    /// Settings to change, with the default cryptography.
+    #[cfg(feature = "aws-lc-rs")]
+    pub fn builder(endpoint: Endpoint) -> ClientBuilder {
+        Self::builder_with_crypto(endpoint, spiffe_core::crypto::aws_lc_rs())
+    }
+
+    /// Settings to change, with the cryptography that reads keys.
+    pub fn builder_with_crypto(
+        endpoint: Endpoint,
+        crypto: Arc<dyn CryptoProvider>,
+    ) -> ClientBuilder {
+        ClientBuilder {
+            endpoint,
+            crypto,
+            clock: Arc::new(SystemClock::new()),
+            deadline: DEFAULT_DEADLINE,
+            max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
+        }
+    }
+
+    /// Whom it asks.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.inner.endpoint
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.clock
+    }
+
+    pub(crate) fn crypto(&self) -> &Arc<dyn CryptoProvider> {
+        &self.inner.crypto
+    }
+
+    /// The generated client, over the one connection.
+    fn stub(&self) -> Stub {
+        let inner = &self.inner;
+        inner
+            .stub
+            .get_or_init(|| {
+                let add: fn(Request<()>) -> SentRequest = add_security_header;
+                SpiffeWorkloadApiClient::with_interceptor(channel(&inner.endpoint), add)
+                    .max_decoding_message_size(inner.max_message_bytes)
+            })
+            .clone()
+    }
+
+    /// The instant by which an answer to a request sent now must be there.
+    fn answer_by(&self) -> Duration {
+        self.inner.clock.monotonic() + self.inner.deadline
+    }
+
+    /// One call with its deadline, its errors in our terms.
+    async fn call<T>(
+        &self,
+        rpc: &'static str,
+        by: Duration,
+        answer: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, ClientError> {
+        match select(pin!(answer), self.inner.clock.sleep_until(by)).await {
+            Either::Left((Ok(answer), _)) => {
+                self.inner.answered.store(true, Ordering::Relaxed);
+                Ok(answer)
+            }
+            Either::Left((Err(status), _)) => Err(self.error(rpc, &status)),
+            Either::Right(_) => Err(ClientError::DeadlineExceeded {
+                endpoint: self.inner.endpoint.clone(),
+                after: self.inner.deadline,
+            }),
+        }
+    }
+
+    /// Opens a stream.
+    async fn open<M>(
+        &self,
+        rpc: &'static str,
+        answer: impl Future<Output = Result<tonic::Response<Streaming<M>>, Status>>,
+    ) -> Result<Responses<M>, ClientError> {
+        let by = self.answer_by();
+        let stream = self.call(rpc, by, answer).await?.into_inner();
+        Ok(Responses {
+            client: self.clone(),
+            rpc,
+            stream,
+            first_by: Some(by),
+        })
+    }
+
+    /// What a status says, apart from what happened on the way.
+    fn error(&self, rpc: &'static str, status: &Status) -> ClientError {
+        let endpoint = self.inner.endpoint.clone();
+        // A status that the server sent has no cause on this side.
+        if let Some(cause) = status.source() {
+            let mut root = cause;
+            while let Some(deeper) = root.source() {
+                if let Some(Unreachable(error)) = root.downcast_ref() {
+                    let reason = error.to_string();
+                    return ClientError::Unreachable { endpoint, reason };
+                }
+                root = deeper;
+            }
+            let reason = one_line(&root.to_string());
+            return if self.inner.answered.load(Ordering::Relaxed) {
+                ClientError::Transport { endpoint, reason }
+            } else {
+                ClientError::NotWorkloadApi { endpoint, reason }
+            };
+        }
+        self.inner.answered.store(true, Ordering::Relaxed);
+        let message = one_line(status.message());
+        match status.code() {
+            Code::InvalidArgument => ClientError::InvalidArgument { message },
+            Code::PermissionDenied => ClientError::PermissionDenied { message },
+            Code::Unavailable => ClientError::Unavailable { message },
+            Code::Unimplemented => ClientError::Unimplemented { rpc, message },
+            other => ClientError::Status {
+                code: code_name(other),
+                message,
+            },
+        }
+    }
+}
+
+impl fmt::Debug for WorkloadApiClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkloadApiClient")
+            .field("endpoint", &self.inner.endpoint)
+            .field("deadline", &self.inner.deadline)
+            .field("max_message_bytes", &self.inner.max_message_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Settings of a [`WorkloadApiClient`].
+#[derive(Clone, Debug)]
+pub struct ClientBuilder {
+    endpoint: Endpoint,
+    crypto: Arc<dyn CryptoProvider>,
+    clock: Arc<dyn Clock>,
+    deadline: Duration,
+    max_message_bytes: usize,
+}
+
+impl ClientBuilder {
+    /// The clock that deadlines and back-off run on.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// How long an answer, or the first message of a stream, may take; [`DEFAULT_DEADLINE`] otherwise.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The largest message taken; [`DEFAULT_MAX_MESSAGE_BYTES`] otherwise.
+    #[must_use]
+    pub fn max_message_bytes(mut self, limit: usize) -> Self {
+        self.max_message_bytes = limit;
+        self
+    }
+
+    /// The client; nothing is connected yet.
+    pub fn build(self) -> WorkloadApiClient {
+        WorkloadApiClient {
+            inner: Arc::new(Inner {
+                endpoint: self.endpoint,
+                clock: self.clock,
+                crypto: self.crypto,
+                deadline: self.deadline,
+                max_message_bytes: self.max_message_bytes,
+                stub: OnceLock::new(),
+                answered: AtomicBool::new(false),
+            }),
+        }
+    }
+}
+
+/// The messages of one stream as they travel.
+pub(crate) struct Responses<M> {
+    client: WorkloadApiClient,
+    rpc: &'static str,
+    stream: Streaming<M>,
+    /// Set until the first message: it is due at once (Workload API §4.3), all others whenever something changes.
+    first_by: Option<Duration>,
+}
+
+impl<M> Responses<M> {
+    /// The next message.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses no message.
+    pub(crate) async fn next(&mut self) -> Result<M, ClientError> {
+        let message = match self.first_by {
+            Some(by) => {
+                let message = self.stream.message();
+                self.client.call(self.rpc, by, message).await?
+            }
+            None => self
+                .stream
+                .message()
+                .await
+                .map_err(|status| self.client.error(self.rpc, &status))?,
+        };
+        self.first_by = None;
+        message.ok_or(ClientError::StreamEnded)
+    }
+}
+
+impl<M> fmt::Debug for Responses<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Responses")
+            .field("rpc", &self.rpc)
+            .finish_non_exhaustive()
+    }
+}
+
+fn add_security_header(mut request: Request<()>) -> SentRequest {
+    request
+        .metadata_mut()
+        .insert(SECURITY_HEADER, MetadataValue::from_static("true"));
+    Ok(request)
+}
+
+/// A lazy channel; must be called within a tokio runtime, which every call is.
+fn channel(endpoint: &Endpoint) -> Channel {
+    const USER_AGENT: &str = concat!("spiffe-workload-client/", env!("CARGO_PKG_VERSION"));
+    // What a Unix socket's clients say as authority is their choice; HTTP/2 wants a host name.
+    let transport = Transport::from_static("http://localhost");
+    let transport = transport
+        .user_agent(USER_AGENT)
+        .expect("the crate's name and version are a header value");
+    match endpoint.address().clone() {
+        Address::Tcp(address) => {
+            transport.connect_with_connector_lazy(service_fn(move |_| async move {
+                let stream = TcpStream::connect(address).await.map_err(Unreachable)?;
+                stream.set_nodelay(true).map_err(Unreachable)?;
+                Ok::<_, Unreachable>(TokioIo::new(stream))
+            }))
+        }
+        Address::Unix(path) => transport.connect_with_connector_lazy(service_fn(move |_| {
+            let path = path.clone();
+            async move {
+                let stream = UnixStream::connect(path).await.map_err(Unreachable)?;
+                Ok::<_, Unreachable>(TokioIo::new(stream))
+            }
+        })),
+    }
+}
+
+/// The socket could not be connected to; marks the cause among those of a status.
+#[derive(Debug, thiserror::Error)]
+#[error("no connection")]
+struct Unreachable(#[source] io::Error);
+
+/// The names that gRPC's documentation gives its codes.
+const fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

@@ -1,0 +1,329 @@
+//! One task that follows one stream of the Workload API for as long as its source lives.
+//!
+//! Transport loss keeps what is published, PERMISSION_DENIED withdraws it after the grace, INVALID_ARGUMENT and
+//! UNIMPLEMENTED end the task: Workload API §4.2, Workload Endpoint §6 and Appendix A. What a message means is the
+//! [`Feed`]'s business.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use spiffe_core::snapshot::Rejection;
+use spiffe_core::{BoxFuture, Clock, Random, Timestamp};
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use super::StartError;
+use super::backoff::Backoff;
+use crate::client::{Responses, WorkloadApiClient};
+use crate::error::{ClientError, ResponseError};
+use crate::update::Notice;
+
+/// What one profile does with its stream.
+pub(super) trait Feed: Send + 'static {
+    /// A message of the stream.
+    type Response: Send + 'static;
+
+    /// What the source is called in events.
+    const NAME: &'static str;
+
+    /// Asks for the stream.
+    fn open(
+        client: &WorkloadApiClient,
+    ) -> BoxFuture<'_, Result<Responses<Self::Response>, ClientError>>;
+
+    /// Publishes a message.
+    fn apply(&mut self, response: Self::Response, now: Timestamp) -> Result<Applied, Refused>;
+
+    /// Publishes that nothing is held any more.
+    fn withdraw(&mut self) -> Result<(), Rejection>;
+}
+
+/// What became of a message that was published.
+pub(super) struct Applied {
+    /// What was passed over in it.
+    pub(super) notices: Vec<Notice>,
+    /// Why it is not enough to start with, if so.
+    pub(super) lacks: Option<String>,
+}
+
+/// Why a message was not published.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refused {
+    #[error(transparent)]
+    Response(#[from] ResponseError),
+    #[error("an update was refused and the last good one stays: {0}")]
+    Rejected(#[from] Rejection),
+}
+
+/// What a source's connection to its endpoint is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EndpointState {
+    /// A request is under way.
+    Connecting,
+    /// A stream is open and updates arrive as they happen.
+    Following,
+    /// The last request failed and the next one waits for its time.
+    Waiting,
+    /// No further request is made: the source was shut down, or the endpoint said not to ask again.
+    Stopped,
+}
+
+/// What the task tells those who ask about it.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    pub(super) endpoint: EndpointState,
+    pub(super) last_error: Option<String>,
+    pub(super) last_update: Option<Timestamp>,
+    pub(super) notices: Vec<Notice>,
+    pub(super) withdrawn: bool,
+    ready: bool,
+    /// The error after which nothing was asked again.
+    ended_by: Option<ClientError>,
+}
+
+/// Settings of a task.
+pub(super) struct Settings {
+    pub(super) client: WorkloadApiClient,
+    pub(super) random: Arc<dyn Random>,
+    pub(super) grace: Duration,
+}
+
+/// The handle of a task; the task ends when the last handle is dropped.
+#[derive(Debug)]
+pub(super) struct Following {
+    clock: Arc<dyn Clock>,
+    state: watch::Receiver<State>,
+    stop: watch::Sender<bool>,
+}
+
+impl Following {
+    /// Starts the task.
+    pub(super) fn start<F: Feed>(feed: F, settings: Settings) -> Result<Self, StartError> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;
+        let (state, states) = watch::channel(State {
+            endpoint: EndpointState::Connecting,
+            last_error: None,
+            last_update: None,
+            notices: Vec::new(),
+            withdrawn: false,
+            ready: false,
+            ended_by: None,
+        });
+        let (stop, stopped) = watch::channel(false);
+        let clock = settings.client.clock().clone();
+        let task = Task {
+            feed,
+            settings,
+            clock: clock.clone(),
+            backoff: Backoff::default(),
+            withdraw_at: None,
+            state,
+        };
+        runtime.spawn(task.run(stopped));
+        Ok(Self {
+            clock,
+            state: states,
+            stop,
+        })
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// Waits for the first update that is enough to start with.
+    pub(super) async fn ready(&self, within: Duration) -> Result<(), StartError> {
+        let mut states = self.state.clone();
+        let until = self.clock.sleep_until(self.clock.monotonic() + within);
+        let settled = states.wait_for(|state| state.ready || state.ended_by.is_some());
+        let settled = match select(pin!(settled), until).await {
+            Either::Left((settled, _)) => settled.map(|state| state.clone()).ok(),
+            Either::Right(_) => {
+                let last_error = self.state.borrow().last_error.clone();
+                return Err(StartError::TimedOut {
+                    after: within,
+                    last_error: last_error
+                        .unwrap_or_else(|| "the Workload API has not answered".into()),
+                });
+            }
+        };
+        match settled {
+            Some(state) if state.ready => Ok(()),
+            Some(State {
+                ended_by: Some(error),
+                ..
+            }) => Err(StartError::Refused(error)),
+            _ => Err(StartError::ShutDown),
+        }
+    }
+
+    /// Ends the task and waits until it has ended.
+    pub(super) async fn shutdown(&self) {
+        let _ = self.stop.send(true);
+        let mut states = self.state.clone();
+        // The task owns the sender: an error means that it is gone.
+        while states.changed().await.is_ok() {}
+    }
+}
+
+struct Task<F> {
+    feed: F,
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    backoff: Backoff,
+    /// When what is published is withdrawn, once the endpoint has said that there is nothing.
+    withdraw_at: Option<Duration>,
+    state: watch::Sender<State>,
+}
+
+/// How one stream went.
+struct Session {
+    /// The time of its first good message.
+    good_since: Option<Duration>,
+    error: ClientError,
+}
+
+impl<F: Feed> Task<F> {
+    async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        {
+            // An error means that the last handle was dropped.
+            let stopped = pin!(stop.wait_for(|stop| *stop));
+            select(stopped, pin!(self.follow())).await;
+        }
+        debug!(source = F::NAME, "the source stopped");
+        self.state
+            .send_modify(|state| state.endpoint = EndpointState::Stopped);
+    }
+
+    async fn follow(&mut self) {
+        loop {
+            let session = self.session().await;
+            let error = session.error;
+            warn!(source = F::NAME, %error, "the Workload API stream ended");
+            let is_final = !error.is_retryable();
+            self.state.send_modify(|state| {
+                state.last_error = Some(error.to_string());
+                state.endpoint = EndpointState::Waiting;
+                state.ended_by = is_final.then(|| error.clone());
+            });
+            if is_final {
+                return;
+            }
+            if matches!(error, ClientError::PermissionDenied { .. }) {
+                self.denied();
+            }
+            let random = &*self.settings.random;
+            let delay = match (session.good_since, &error) {
+                (Some(since), ClientError::StreamEnded | ClientError::Transport { .. }) => {
+                    let lasted = self.clock.monotonic().saturating_sub(since);
+                    self.backoff.ended(lasted, random)
+                }
+                _ => self.backoff.failed(random),
+            };
+            if !delay.is_zero() {
+                let until = self.clock.monotonic() + delay;
+                let wait = self.clock.sleep_until(until);
+                self.or_withdraw(wait).await;
+            }
+        }
+    }
+
+    /// Follows one stream to its end.
+    async fn session(&mut self) -> Session {
+        self.state
+            .send_modify(|state| state.endpoint = EndpointState::Connecting);
+        let client = self.settings.client.clone();
+        let mut good_since = None;
+        let mut responses = match self.or_withdraw(F::open(&client)).await {
+            Ok(responses) => responses,
+            Err(error) => return Session { good_since, error },
+        };
+        loop {
+            let response = match self.or_withdraw(responses.next()).await {
+                Ok(response) => response,
+                Err(error) => return Session { good_since, error },
+            };
+            if self.apply(response) && good_since.is_none() {
+                good_since = Some(self.clock.monotonic());
+            }
+        }
+    }
+
+    /// Publishes a message; says whether it was good.
+    fn apply(&mut self, response: F::Response) -> bool {
+        let now = self.clock.now();
+        match self.feed.apply(response, now) {
+            Ok(applied) => {
+                self.withdraw_at = None;
+                for notice in &applied.notices {
+                    warn!(source = F::NAME, %notice, "a part of an update was passed over");
+                }
+                debug!(source = F::NAME, "an update was published");
+                self.state.send_modify(|state| {
+                    state.endpoint = EndpointState::Following;
+                    state.ready |= applied.lacks.is_none();
+                    state.last_error = applied.lacks;
+                    state.last_update = Some(now);
+                    state.notices = applied.notices;
+                    state.withdrawn = false;
+                });
+                true
+            }
+            Err(error) => {
+                warn!(source = F::NAME, %error, "an update was discarded");
+                self.state.send_modify(|state| {
+                    state.endpoint = EndpointState::Following;
+                    state.last_error = Some(error.to_string());
+                });
+                false
+            }
+        }
+    }
+
+    /// The endpoint says that there is nothing for this workload: what is published goes after the grace.
+    fn denied(&mut self) {
+        let at = self.clock.monotonic() + self.settings.grace;
+        self.withdraw_at.get_or_insert(at);
+        if self.settings.grace.is_zero() {
+            self.withdraw();
+        }
+    }
+
+    fn withdraw(&mut self) {
+        self.withdraw_at = None;
+        match self.feed.withdraw() {
+            Ok(()) => {
+                info!(
+                    source = F::NAME,
+                    "what the Workload API withdrew is no longer used"
+                );
+                self.state.send_modify(|state| state.withdrawn = true);
+            }
+            Err(error) => {
+                warn!(source = F::NAME, %error, "a withdrawal was refused");
+                let error = format!("a withdrawal was refused: {error}");
+                self.state
+                    .send_modify(|state| state.last_error = Some(error));
+            }
+        }
+    }
+
+    /// Awaits `future`, withdrawing meanwhile when the time for that comes.
+    async fn or_withdraw<T>(&mut self, future: impl Future<Output = T>) -> T {
+        let future = pin!(future);
+        let Some(at) = self.withdraw_at else {
+            return future.await;
+        };
+        match select(future, self.clock.sleep_until(at)).await {
+            Either::Left((output, _)) => output,
+            Either::Right(((), future)) => {
+                self.withdraw();
+                future.await
+            }
+        }
+    }
+}

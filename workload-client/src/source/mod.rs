@@ -1,0 +1,98 @@
+//! Live sources: they follow the Workload API and publish what it says.
+
+mod backoff;
+mod follow;
+mod x509;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use backoff::{FIRST_DELAY, MAX_DELAY};
+pub use follow::EndpointState;
+use spiffe_core::crypto::CryptoProvider;
+use spiffe_core::snapshot::Revision;
+use spiffe_core::{Clock, Timestamp};
+pub use x509::{X509Source, X509SourceBuilder};
+
+use crate::client::WorkloadApiClient;
+use crate::endpoint::{Endpoint, EndpointError};
+use crate::error::ClientError;
+use crate::update::Notice;
+
+/// How long a source waits for its first good update by default.
+pub const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why a source did not start.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The endpoint is not named, or not in a form that is defined.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// No cryptography was passed and the crate was built without its default.
+    #[error("no cryptography: pass a provider, or build with the feature aws-lc-rs")]
+    NoCrypto,
+    /// Nothing runs the source's task.
+    #[error("a source needs a tokio runtime and was started outside of one")]
+    NoRuntime,
+    /// The Workload API said not to ask again.
+    #[error(transparent)]
+    Refused(ClientError),
+    /// The source was shut down while it started.
+    #[error("the source was shut down before its first update")]
+    ShutDown,
+    /// No good update came in time.
+    #[error("no good update within {after:?}: {last_error}")]
+    TimedOut {
+        /// The time given.
+        after: Duration,
+        /// What went wrong last.
+        last_error: String,
+    },
+}
+
+/// How a source fares.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SourceStatus {
+    /// The revision that is published.
+    pub revision: Revision,
+    /// What the connection to the endpoint is doing.
+    pub endpoint: EndpointState,
+    /// What went wrong since the last good update.
+    pub last_error: Option<String>,
+    /// When the last good update came.
+    pub last_update: Option<Timestamp>,
+    /// What was passed over in the last good update.
+    pub notices: Vec<Notice>,
+    /// When the first of the published SVIDs expires; `None` without any.
+    pub expires_at: Option<Timestamp>,
+    /// Whether the Workload API withdrew what was published and nothing has come since.
+    pub withdrawn: bool,
+}
+
+/// The client of a source that was given none.
+fn client(
+    endpoint: Option<Endpoint>,
+    clock: Option<Arc<dyn Clock>>,
+    crypto: Option<Arc<dyn CryptoProvider>>,
+) -> Result<WorkloadApiClient, StartError> {
+    let endpoint = match endpoint {
+        Some(endpoint) => endpoint,
+        None => Endpoint::from_env()?,
+    };
+    let crypto = crypto.or_else(default_crypto).ok_or(StartError::NoCrypto)?;
+    let builder = WorkloadApiClient::builder_with_crypto(endpoint, crypto);
+    Ok(match clock {
+        Some(clock) => builder.clock(clock),
+        None => builder,
+    }
+    .build())
+}
+
+fn default_crypto() -> Option<Arc<dyn CryptoProvider>> {
+    #[cfg(feature = "aws-lc-rs")]
+    return Some(spiffe_core::crypto::aws_lc_rs());
+    #[cfg(not(feature = "aws-lc-rs"))]
+    None
+}

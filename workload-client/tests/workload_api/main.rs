@@ -1,0 +1,9 @@
+//! The client and the sources against a Workload API that the test plays, on a Unix socket and a virtual clock.
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy exempts test functions, not what they call"
+)]
+
+mod client;
+mod support;
+mod x509_source;
