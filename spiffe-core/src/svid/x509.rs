@@ -33,6 +33,7 @@ pub struct X509Svid {
     not_before: Timestamp,
     not_after: Timestamp,
     serial: Vec<u8>,
+    authority_key_id: Option<Vec<u8>>,
 }
 
 impl X509Svid {
@@ -167,6 +168,11 @@ impl X509Svid {
         }
     }
 
+    /// The key identifier of whoever signed the leaf: RFC 5280 §4.2.1.1.
+    pub fn authority_key_id(&self) -> Option<&[u8]> {
+        self.authority_key_id.as_deref()
+    }
+
     /// The chain one behind the other in DER.
     pub fn to_concatenated_der(&self) -> Vec<u8> {
         self.chain
@@ -207,6 +213,7 @@ impl X509Svid {
             not_before: cert.not_before,
             not_after: cert.not_after,
             serial: cert.serial.to_vec(),
+            authority_key_id: cert.authority_key_id.map(<[u8]>::to_vec),
             key,
             hint: None,
             chain,
