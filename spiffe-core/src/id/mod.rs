@@ -51,6 +51,22 @@ impl<'a> SpiffeIdRef<'a> {
         }
     }
 
+    /// Parses bytes that need not be UTF-8, such as a certificate's name; every byte outside ASCII is refused.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::parse`].
+    pub const fn parse_bytes(text: &'a [u8]) -> Result<Self, SpiffeIdError> {
+        match scan::id(text) {
+            Ok(_) => match std::str::from_utf8(text) {
+                Ok(text) => Ok(Self { text }),
+                // The scanner accepts ASCII only.
+                Err(_) => Err(SpiffeIdError::Scheme),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
     /// An ID written in the source; made for `const`.
     ///
     /// # Panics

@@ -223,3 +223,23 @@ fn a_trust_domain_is_taken_from_a_name_or_an_id() {
     assert!(TrustDomain::from_name_or_id("td/x").is_err());
     assert!(TrustDomain::parse("spiffe://td").is_err());
 }
+
+#[test]
+fn bytes_and_text_are_parsed_alike() {
+    assert_eq!(
+        SpiffeIdRef::parse_bytes(b"spiffe://a/x"),
+        SpiffeIdRef::parse("spiffe://a/x")
+    );
+    assert_eq!(
+        SpiffeIdRef::parse_bytes(b"spiffe://a/x\xff"),
+        Err(SpiffeIdError::PathByte { byte: 0xff, at: 12 })
+    );
+    assert_eq!(
+        TrustDomain::from_name_or_id(b"a\x80").unwrap_err(),
+        SpiffeIdError::TrustDomainByte { byte: 0x80, at: 1 }
+    );
+    assert_eq!(
+        TrustDomain::from_name_or_id("spiffe://a/x").unwrap().as_str(),
+        "a"
+    );
+}

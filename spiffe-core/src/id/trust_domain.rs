@@ -26,6 +26,22 @@ impl<'a> TrustDomainRef<'a> {
         }
     }
 
+    /// Parses bytes that need not be UTF-8; every byte outside ASCII is refused.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::parse`].
+    pub const fn parse_bytes(name: &'a [u8]) -> Result<Self, SpiffeIdError> {
+        match scan::trust_domain(name) {
+            Ok(()) => match std::str::from_utf8(name) {
+                Ok(name) => Ok(Self { name }),
+                // The scanner accepts ASCII only.
+                Err(_) => Err(SpiffeIdError::EmptyTrustDomain),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
     /// A name written in the source; made for `const`.
     ///
     /// # Panics
@@ -99,16 +115,17 @@ impl TrustDomain {
         Ok(TrustDomainRef::parse(name)?.to_owned())
     }
 
-    /// Parses a name, or an ID whose trust domain is meant.
+    /// Parses a name, or an ID whose trust domain is meant; bytes need not be UTF-8.
     ///
     /// # Errors
     ///
     /// As [`TrustDomainRef::parse`] for a name, as [`SpiffeIdRef::parse`] for a text that holds `:/`.
-    pub fn from_name_or_id(text: &str) -> Result<Self, SpiffeIdError> {
-        if text.contains(":/") {
-            return Ok(SpiffeIdRef::parse(text)?.trust_domain().to_owned());
+    pub fn from_name_or_id(text: impl AsRef<[u8]>) -> Result<Self, SpiffeIdError> {
+        let text = text.as_ref();
+        if text.windows(2).any(|pair| pair == b":/") {
+            return Ok(SpiffeIdRef::parse_bytes(text)?.trust_domain().to_owned());
         }
-        Self::parse(text)
+        Ok(TrustDomainRef::parse_bytes(text)?.to_owned())
     }
 
     /// The same name, borrowed.
