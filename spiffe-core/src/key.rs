@@ -3,10 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 use zeroize::Zeroizing;
 
 use crate::time::BoxFuture;
+
+/// The most bytes of a PEM text that a key is looked for in: a key and its chain fit many times.
+pub const MAX_KEY_DOCUMENT_BYTES: usize = 1024 * 1024;
 
 /// A private key as PKCS#8 DER, wiped on drop and never printed.
 ///
@@ -19,6 +23,20 @@ impl PrivateKey {
     /// Takes the bytes of one unencrypted PKCS#8 structure; what they hold is judged when the key is loaded.
     pub fn from_pkcs8_der(der: impl Into<Zeroizing<Vec<u8>>>) -> Self {
         Self { pkcs8: der.into() }
+    }
+
+    /// Takes the first unencrypted PKCS#8 key of a PEM text of at most [`MAX_KEY_DOCUMENT_BYTES`].
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Malformed`] where there is none.
+    pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
+        if pem.len() > MAX_KEY_DOCUMENT_BYTES {
+            return Err(KeyError::Malformed);
+        }
+        let key =
+            PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| KeyError::Malformed)?;
+        Ok(Self::from_pkcs8_der(key.secret_pkcs8_der().to_vec()))
     }
 
     /// The PKCS#8 DER.

@@ -3,9 +3,10 @@
 mod support;
 
 use rcgen::{BasicConstraints, CertificateParams, CustomExtension, IsCa, KeyUsagePurpose, SanType};
+use spiffe_core::bundle::{X509Authorities, X509Authority, certificates_to_pem};
 use spiffe_core::key::PrivateKey;
 use spiffe_core::pki_types::CertificateDer;
-use spiffe_core::svid::SvidError;
+use spiffe_core::svid::{SvidError, X509Chain};
 use spiffe_core::verify::{PeerRole, X509Error, X509Limits, X509Verifier};
 use spiffe_core::{BundleSet, Outcome, Rule, Timestamp, X509Svid};
 use support::*;
@@ -484,4 +485,52 @@ fn pem_block(label: &str, der: &[u8]) -> String {
         "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
         Base64::encode_string(der)
     )
+}
+
+#[test]
+fn a_chain_without_its_key_is_judged_as_with_it() {
+    let root = root(ca_params("root"));
+    let middle = intermediate(ca_params("middle"), &root);
+    let certificates = chain(leaf_params("spiffe://a/x"), &[&middle, &root]);
+    let judged = X509Chain::new(certificates.clone()).unwrap();
+    assert_eq!(judged.id().as_str(), "spiffe://a/x");
+    let pem = certificates_to_pem(&certificates);
+    assert_eq!(X509Chain::from_pem(&pem), Ok(judged));
+    let turned = vec![certificates[0].clone(), root.der().clone()];
+    assert_eq!(
+        X509Chain::new(turned).unwrap_err().rule(),
+        Rule::ChainNotLinked
+    );
+}
+
+#[test]
+fn authorities_are_written_as_pem_that_reads_back() {
+    let (one, two) = (root(ca_params("one")), root(ca_params("two")));
+    let bundle = bundle("a", &[&one, &two]);
+    let pem = bundle.x509_authorities().to_pem();
+    assert!(pem.lines().all(|line| line.len() <= 64), "{pem}");
+    let again = X509Authorities::from_pem(&pem).unwrap();
+    assert!(again.iter().eq(bundle.x509_authorities().iter()));
+    assert_eq!(X509Authorities::default().to_pem(), "");
+}
+
+#[test]
+fn a_diff_names_what_came_went_and_was_tainted() {
+    let (one, two, three) = (
+        root(ca_params("one")),
+        root(ca_params("two")),
+        root(ca_params("three")),
+    );
+    let older = bundle("a", &[&one, &two]);
+    let authority = |of: &Authority| X509Authority::from_der(of.der().clone()).unwrap();
+    let newer: X509Authorities = [authority(&two).into_tainted(), authority(&three)]
+        .into_iter()
+        .collect();
+    let newer = older.clone().with_x509_authorities(newer);
+    let diff = older.diff(&newer);
+    assert_eq!(diff.x509.added, [&authority(&three)]);
+    assert_eq!(diff.x509.removed, [&authority(&one)]);
+    assert_eq!(diff.x509.tainted, [&authority(&two).into_tainted()]);
+    assert!(diff.jwt.is_empty() && !diff.is_empty());
+    assert!(older.diff(&older).is_empty());
 }

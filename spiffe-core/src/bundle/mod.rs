@@ -3,6 +3,7 @@
 //! Answers to SPIFFE Trust Domain and Bundle §3–§4. A bundle never meets another trust domain's: there is no
 //! operation that pools authorities. Keys and certificates are parsed when a bundle is built, never per verification.
 
+mod diff;
 mod jwks;
 mod jwt;
 mod set;
@@ -11,12 +12,15 @@ mod x509;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use diff::{BundleDiff, Changes};
 pub(crate) use jwks::KeyKind;
 pub use jwks::MAX_BUNDLE_DOCUMENT_BYTES;
 pub use jwt::{JwtAuthorities, JwtAuthority};
 pub use set::BundleSet;
-pub(crate) use x509::certificates_from_pem;
-pub use x509::{MAX_AUTHORITIES, MAX_CERTIFICATES_DOCUMENT_BYTES, X509Authorities, X509Authority};
+pub use x509::{
+    MAX_AUTHORITIES, MAX_CERTIFICATES_DOCUMENT_BYTES, X509Authorities, X509Authority,
+    certificates_from_concatenated_der, certificates_from_pem, certificates_to_pem,
+};
 
 use crate::{Rule, TrustDomain};
 

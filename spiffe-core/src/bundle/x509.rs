@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 
+use base64ct::{Base64, Encoding};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 
@@ -193,19 +194,7 @@ impl X509Authorities {
     ///
     /// Bytes that do not divide into DER elements ([`Rule::CertMalformed`]), or more than the limits allow.
     pub fn from_concatenated_der(der: &[u8]) -> Result<Self, BundleError> {
-        check_size(der.len())?;
-        let pieces = split_concatenated(der).ok_or_else(|| {
-            BundleError::new(
-                Rule::CertMalformed,
-                "the bundle is not a sequence of certificates in DER",
-            )
-        })?;
-        check_number(pieces.len())?;
-        Ok(Self::from_certificates(
-            pieces
-                .into_iter()
-                .map(|piece| CertificateDer::from(piece.to_vec())),
-        ))
+        certificates_from_concatenated_der(der).map(Self::from_certificates)
     }
 
     /// Parses PEM: text around blocks and blocks of other types are skipped; an empty text has no authorities.
@@ -215,15 +204,7 @@ impl X509Authorities {
     /// [`Rule::PemMalformed`], [`Rule::PemNoCertificate`] for a text with other blocks only or none at all, and more
     /// than the limits allow.
     pub fn from_pem(pem: &str) -> Result<Self, BundleError> {
-        check_size(pem.len())?;
-        let certificates = certificates_from_pem(pem.as_bytes())?;
-        if certificates.is_empty() && !pem.trim().is_empty() {
-            return Err(BundleError::new(
-                Rule::PemNoCertificate,
-                "the PEM text holds no certificate",
-            ));
-        }
-        Ok(Self::from_certificates(certificates))
+        certificates_from_pem(pem).map(Self::from_certificates)
     }
 
     /// The authorities, in the document's order.
@@ -251,6 +232,11 @@ impl X509Authorities {
         self.iter()
             .flat_map(|authority| authority.certificate.iter().copied())
             .collect()
+    }
+
+    /// The certificates as PEM, in order; no authorities give an empty text.
+    pub fn to_pem(&self) -> String {
+        certificates_to_pem(self.iter().map(X509Authority::certificate))
     }
 
     /// Whether both hold the same authorities in whatever order.
@@ -282,12 +268,18 @@ impl<'a> IntoIterator for &'a X509Authorities {
     }
 }
 
-/// Every certificate block of a PEM text, in order.
-pub(crate) fn certificates_from_pem(
-    pem: &[u8],
-) -> Result<Vec<CertificateDer<'static>>, BundleError> {
+/// Every certificate of a PEM text, in order, not yet judged: RFC 7468.
+///
+/// Text around blocks and blocks of other types are skipped; an empty text has no certificates.
+///
+/// # Errors
+///
+/// [`Rule::PemMalformed`], [`Rule::PemNoCertificate`] for a text that is not empty and has none, and
+/// [`Rule::DocumentTooLarge`] beyond [`MAX_CERTIFICATES_DOCUMENT_BYTES`] or [`MAX_AUTHORITIES`].
+pub fn certificates_from_pem(pem: &str) -> Result<Vec<CertificateDer<'static>>, BundleError> {
+    check_size(pem.len())?;
     let mut certificates = Vec::new();
-    for block in CertificateDer::pem_slice_iter(pem) {
+    for block in CertificateDer::pem_slice_iter(pem.as_bytes()) {
         let block = block.map_err(|error| {
             BundleError::new(
                 Rule::PemMalformed,
@@ -297,7 +289,53 @@ pub(crate) fn certificates_from_pem(
         certificates.push(block);
         check_number(certificates.len())?;
     }
+    if certificates.is_empty() && !pem.trim().is_empty() {
+        return Err(BundleError::new(
+            Rule::PemNoCertificate,
+            "the PEM text holds no certificate",
+        ));
+    }
     Ok(certificates)
+}
+
+/// Certificates in DER that follow each other without a separator, not yet judged.
+///
+/// # Errors
+///
+/// Bytes that do not divide into DER elements ([`Rule::CertMalformed`]), and [`Rule::DocumentTooLarge`] as for PEM.
+pub fn certificates_from_concatenated_der(
+    der: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, BundleError> {
+    check_size(der.len())?;
+    let pieces = split_concatenated(der).ok_or_else(|| {
+        BundleError::new(
+            Rule::CertMalformed,
+            "the bytes are not certificates in DER one behind the other",
+        )
+    })?;
+    check_number(pieces.len())?;
+    let owned = |piece: &[u8]| CertificateDer::from(piece.to_vec());
+    Ok(pieces.into_iter().map(owned).collect())
+}
+
+/// Certificates as PEM, one block each, in lines of 64 characters.
+pub fn certificates_to_pem<'a, 'der: 'a>(
+    certificates: impl IntoIterator<Item = &'a CertificateDer<'der>>,
+) -> String {
+    let mut pem = String::new();
+    for certificate in certificates {
+        pem.push_str("-----BEGIN CERTIFICATE-----\n");
+        let text = Base64::encode_string(certificate);
+        let mut rest = text.as_str();
+        while !rest.is_empty() {
+            let (line, behind) = rest.split_at(rest.len().min(64));
+            pem.push_str(line);
+            pem.push('\n');
+            rest = behind;
+        }
+        pem.push_str("-----END CERTIFICATE-----\n");
+    }
+    pem
 }
 
 fn check_size(bytes: usize) -> Result<(), BundleError> {

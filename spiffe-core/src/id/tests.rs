@@ -239,7 +239,9 @@ fn bytes_and_text_are_parsed_alike() {
         SpiffeIdError::TrustDomainByte { byte: 0x80, at: 1 }
     );
     assert_eq!(
-        TrustDomain::from_name_or_id("spiffe://a/x").unwrap().as_str(),
+        TrustDomain::from_name_or_id("spiffe://a/x")
+            .unwrap()
+            .as_str(),
         "a"
     );
 }

@@ -7,14 +7,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::CertificateDer;
 
-use crate::bundle::BundleError;
+use super::X509Chain;
+use crate::bundle::{BundleError, certificates_to_pem};
 use crate::crypto::CryptoProvider;
 use crate::key::{KeyError, PrivateKey, Signer, SvidKey};
-use crate::verify::{Leaf, LeafError};
-use crate::x509::cert::{Cert, CertificateError, split_concatenated};
+use crate::verify::LeafError;
+use crate::x509::cert::CertificateError;
 use crate::{Rule, SpiffeId, Timestamp, TrustDomainRef};
 
 /// The most certificates of an own chain, leaf included.
@@ -73,13 +73,8 @@ impl X509Svid {
         key: PrivateKey,
         crypto: &dyn CryptoProvider,
     ) -> Result<Self, SvidError> {
-        check_size(chain.len())?;
-        let pieces = split_concatenated(chain).ok_or(SvidError::NotConcatenated)?;
-        let chain = pieces
-            .into_iter()
-            .map(|piece| CertificateDer::from(piece.to_vec()))
-            .collect();
-        Self::new(chain, key, crypto)
+        let chain = X509Chain::from_concatenated_der(chain)?;
+        Self::new(chain.certificates, key, crypto)
     }
 
     /// Parses PEM: every certificate of `chain`, leaf first, and the one PKCS#8 key of `key`; both may be the same text.
@@ -92,12 +87,8 @@ impl X509Svid {
         key: &str,
         crypto: &dyn CryptoProvider,
     ) -> Result<Self, SvidError> {
-        check_size(chain.len().max(key.len()))?;
-        let certificates = crate::bundle::certificates_from_pem(chain.as_bytes())?;
-        let key = PrivatePkcs8KeyDer::from_pem_slice(key.as_bytes())
-            .map_err(|_| SvidError::Key(KeyError::Malformed))?;
-        let key = PrivateKey::from_pkcs8_der(key.secret_pkcs8_der().to_vec());
-        Self::new(certificates, key, crypto)
+        let key = PrivateKey::from_pem(key)?;
+        Self::new(X509Chain::from_pem(chain)?.certificates, key, crypto)
     }
 
     /// The same SVID with the operator's hint: Workload API §5.2.1.
@@ -173,6 +164,11 @@ impl X509Svid {
         self.authority_key_id.as_deref()
     }
 
+    /// The chain as PEM, leaf first.
+    pub fn to_pem(&self) -> String {
+        certificates_to_pem(&self.chain)
+    }
+
     /// The chain one behind the other in DER.
     pub fn to_concatenated_der(&self) -> Vec<u8> {
         self.chain
@@ -186,37 +182,19 @@ impl X509Svid {
         key: SvidKey,
         signer: &dyn Signer,
     ) -> Result<Self, SvidError> {
-        if chain.len() > MAX_CHAIN_CERTIFICATES {
-            return Err(SvidError::TooLarge);
-        }
-        let (first, issuers) = chain.split_first().ok_or(SvidError::Empty)?;
-        let cert = Cert::parse(first).map_err(|source| SvidError::Certificate { at: 0, source })?;
-        let leaf = Leaf::judge(&cert)?;
-        if cert.spki != signer.public_key().as_ref() {
+        let chain = X509Chain::new(chain)?;
+        if chain.public_key() != signer.public_key().as_ref() {
             return Err(SvidError::KeyMismatch);
         }
-        let mut issuer_name = cert.issuer;
-        for (above, der) in issuers.iter().enumerate() {
-            let at = above + 1;
-            let issuer =
-                Cert::parse(der).map_err(|source| SvidError::Certificate { at, source })?;
-            if !issuer.is_signing() {
-                return Err(SvidError::NotSigning { at });
-            }
-            if issuer.subject != issuer_name {
-                return Err(SvidError::NotLinked { at });
-            }
-            issuer_name = issuer.issuer;
-        }
         Ok(Self {
-            id: leaf.id,
-            not_before: cert.not_before,
-            not_after: cert.not_after,
-            serial: cert.serial.to_vec(),
-            authority_key_id: cert.authority_key_id.map(<[u8]>::to_vec),
+            id: chain.id,
+            not_before: chain.not_before,
+            not_after: chain.not_after,
+            serial: chain.serial,
+            authority_key_id: chain.authority_key_id,
             key,
             hint: None,
-            chain,
+            chain: chain.certificates,
         })
     }
 }
@@ -299,11 +277,4 @@ impl SvidError {
             Self::TooLarge => Rule::ChainTooLarge,
         }
     }
-}
-
-fn check_size(bytes: usize) -> Result<(), SvidError> {
-    if bytes > MAX_CHAIN_BYTES {
-        return Err(SvidError::TooLarge);
-    }
-    Ok(())
 }
