@@ -1,0 +1,845 @@
+//! A trust domain's signing side as one handle: issue, hold the bundle, let authorities follow each other.
+//!
+//! Issuing takes the active authority under a lock that is held for no longer than a look, and signs without it.
+//! Changes of authorities follow each other one at a time; each is in the journal before anybody sees it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use spiffe_core::bundle::{JwtAuthority, X509Authority};
+use spiffe_core::crypto::CryptoProvider;
+use spiffe_core::key::{KeyType, Signer};
+use spiffe_core::pki_types::SubjectPublicKeyInfoDer;
+use spiffe_core::{Bundle, BundleSet, Publisher, Random, Source, Timestamp, TrustDomain, X509Svid};
+
+use crate::authority::{
+    Action, Authority, Command, Evidence, Input, Kind, PublicHalf, Rollover, Slot, State, Status,
+};
+use crate::error::{CaError, IssueError, IssuerError, StateError};
+use crate::issuer::{IssuedX509, IssuerSettings, X509Issuer, hex, self_signed_authority};
+use crate::jwt::{IssuedJwt, JwtIssuer};
+use crate::keys::{DiskKeys, KeyManager, MemoryKeys};
+use crate::name::DistinguishedName;
+use crate::params::{JwtSvidParams, X509SvidParams};
+use crate::profile::Profile;
+use crate::public_key::KeyPolicy;
+use crate::state::StateDir;
+
+/// The shortest life of an authority: below it, preparing, waiting and activating have no room between whole seconds.
+pub const MIN_AUTHORITY_LIFETIME: Duration = Duration::from_secs(2);
+
+/// The certification authority of one trust domain. A handle: clones are the same CA.
+///
+/// It is a [`Source`] whose bundle set holds the trust domain's own bundle and that has no SVID: its
+/// [`Watch::changed`](spiffe_core::Watch::changed) tells of every change of the bundle.
+///
+/// Whoever owns it must do one thing: **call [`tick`](Self::tick) regularly**, at least ten times in a sixth of an
+/// authority's life. Without it authorities expire and nothing is issued.
+#[derive(Clone)]
+pub struct TrustDomainCa {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    trust_domain: TrustDomain,
+    settings: Arc<IssuerSettings>,
+    authorities: AuthoritySettings,
+    keys: Arc<dyn KeyManager>,
+    state_dir: Option<StateDir>,
+    publisher: Publisher,
+    live: Mutex<Live>,
+    /// Held by whoever changes authorities, also while a key is made; never by those who issue.
+    maintenance: futures_util::lock::Mutex<()>,
+}
+
+struct Live {
+    state: State,
+    bundle: Arc<Bundle>,
+    /// Of the active and the prepared authority, by ID.
+    x509: BTreeMap<String, Arc<X509Issuer>>,
+    jwt: BTreeMap<String, Arc<JwtIssuer>>,
+}
+
+#[derive(Clone, Debug)]
+struct AuthoritySettings {
+    lifetime: Duration,
+    subject: DistinguishedName,
+    x509_key: KeyType,
+    jwt_key: KeyType,
+    rollover: Rollover,
+    refresh_hint: Duration,
+}
+
+/// Something that happened to an authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Event {
+    /// Which kind of authority.
+    pub kind: Kind,
+    /// What happened.
+    pub action: Action,
+}
+
+impl TrustDomainCa {
+    /// A CA for `trust_domain` on the default cryptography and the system's randomness.
+    ///
+    /// Without [`state_dir`](TrustDomainCaBuilder::state_dir) it is ephemeral: its authorities end with the last
+    /// handle.
+    #[cfg(feature = "aws-lc-rs")]
+    pub fn builder(trust_domain: TrustDomain) -> TrustDomainCaBuilder {
+        Self::builder_with(
+            trust_domain,
+            spiffe_core::crypto::aws_lc_rs(),
+            spiffe_core::crypto::system_random(),
+        )
+    }
+
+    /// A CA for `trust_domain` on this cryptography and randomness.
+    pub fn builder_with(
+        trust_domain: TrustDomain,
+        crypto: Arc<dyn CryptoProvider>,
+        random: Arc<dyn Random>,
+    ) -> TrustDomainCaBuilder {
+        TrustDomainCaBuilder {
+            trust_domain,
+            settings: IssuerSettings::new(crypto, random),
+            authorities: AuthoritySettings {
+                lifetime: Duration::from_secs(24 * 3600),
+                subject: DistinguishedName::spiffe(),
+                x509_key: KeyType::EcP256,
+                jwt_key: KeyType::EcP256,
+                rollover: Rollover::default(),
+                refresh_hint: Duration::from_secs(300),
+            },
+            keys: None,
+            state_dir: None,
+        }
+    }
+
+    /// The trust domain it signs for.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.inner.trust_domain
+    }
+
+    /// The current bundle: X.509 and JWT authorities, sequence number and refresh hint.
+    pub fn bundle(&self) -> Arc<Bundle> {
+        self.live().bundle.clone()
+    }
+
+    /// The authorities as they are now.
+    pub fn state(&self) -> State {
+        self.live().state.clone()
+    }
+
+    /// Which public keys it certifies, for whoever reads signing requests.
+    pub fn key_policy(&self) -> &KeyPolicy {
+        &self.inner.settings.key_policy
+    }
+
+    /// The cryptography it computes with.
+    pub fn crypto(&self) -> &Arc<dyn CryptoProvider> {
+        &self.inner.settings.crypto
+    }
+
+    /// Issues an X.509-SVID for a public key that its owner holds: SubjectPublicKeyInfo in DER, alone or from a
+    /// [`Csr`](crate::Csr).
+    ///
+    /// # Errors
+    ///
+    /// [`IssueError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future has issued nothing.
+    pub async fn issue_x509(
+        &self,
+        params: &X509SvidParams,
+        public_key: &SubjectPublicKeyInfoDer<'_>,
+        now: Timestamp,
+    ) -> Result<IssuedX509, IssueError> {
+        let (issuer, validity) = {
+            let mut live = self.live();
+            let active = live.state.x509.active().ok_or(IssueError::NoAuthority)?;
+            let issuer = live
+                .x509
+                .get(active.id())
+                .cloned()
+                .ok_or(IssueError::NoAuthority)?;
+            let validity = issuer.validity(params, now)?;
+            // Before it is signed, so that the authority cannot be retired in between.
+            live.state.note_signed(Kind::X509, validity.not_after);
+            (issuer, validity)
+        };
+        issuer.issue_for(params, public_key, validity).await
+    }
+
+    /// Makes a key and issues an X.509-SVID for it.
+    ///
+    /// # Errors
+    ///
+    /// [`CaError::Issue`], [`CaError::Keys`] and [`CaError::Svid`].
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future has issued nothing.
+    pub async fn issue_x509_svid(
+        &self,
+        params: &X509SvidParams,
+        key: KeyType,
+        now: Timestamp,
+    ) -> Result<X509Svid, CaError> {
+        let crypto = &*self.inner.settings.crypto;
+        let key = crypto
+            .generate_key(key)
+            .map_err(crate::error::KeyManagerError::Key)?;
+        let signer = crypto
+            .load_key(&key)
+            .map_err(crate::error::KeyManagerError::Key)?;
+        let issued = self.issue_x509(params, signer.public_key(), now).await?;
+        Ok(X509Svid::new(issued.chain, key, crypto)?.with_hint(issued.hint))
+    }
+
+    /// Issues a JWT-SVID.
+    ///
+    /// # Errors
+    ///
+    /// [`IssueError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future has issued nothing.
+    pub async fn issue_jwt(
+        &self,
+        params: &JwtSvidParams,
+        now: Timestamp,
+    ) -> Result<IssuedJwt, IssueError> {
+        let (issuer, validity) = {
+            let mut live = self.live();
+            let active = live.state.jwt.active().ok_or(IssueError::NoAuthority)?;
+            let issuer = live
+                .jwt
+                .get(active.id())
+                .cloned()
+                .ok_or(IssueError::NoAuthority)?;
+            let validity = issuer.validity(params, now)?;
+            live.state.note_signed(Kind::Jwt, validity.not_after);
+            (issuer, validity)
+        };
+        issuer.issue_for(params, validity).await
+    }
+
+    /// Lets time pass: prepares authorities when theirs is due, activates them when the evidence suffices or the
+    /// deadline has come, and takes out those that nothing valid depends on. Returns what happened, the reasons for
+    /// waiting included.
+    ///
+    /// # Errors
+    ///
+    /// [`CaError`]; what had happened until then stays.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future has made each change whole or not at all; the next tick goes on.
+    pub async fn tick(&self, now: Timestamp, evidence: &Evidence) -> Result<Vec<Event>, CaError> {
+        let _one_at_a_time = self.inner.maintenance.lock().await;
+        let mut events = Vec::new();
+        for kind in [Kind::X509, Kind::Jwt] {
+            loop {
+                let actions = self.commit(kind, now, Input::Tick(evidence))?;
+                let settled = actions
+                    .iter()
+                    .all(|action| matches!(action, Action::Awaiting { .. }));
+                self.perform(kind, now, actions, &mut events).await?;
+                if settled {
+                    break;
+                }
+            }
+        }
+        Ok(events)
+    }
+
+    /// Makes the next authority of a kind and publishes it in the bundle; [`Self::activate`] or a tick lets it sign.
+    ///
+    /// # Errors
+    ///
+    /// [`LifecycleError::AlreadyPrepared`](crate::error::LifecycleError::AlreadyPrepared) and what making it can
+    /// fail with.
+    pub async fn prepare(&self, kind: Kind, now: Timestamp) -> Result<Vec<Event>, CaError> {
+        self.command(kind, Command::Prepare, &Evidence::unknown(), now)
+            .await
+    }
+
+    /// Lets the prepared authority sign.
+    ///
+    /// # Errors
+    ///
+    /// [`LifecycleError::Laggards`](crate::error::LifecycleError::Laggards) while the evidence does not show that
+    /// every consumer knows it, unless forced; and
+    /// [`LifecycleError::NothingPrepared`](crate::error::LifecycleError::NothingPrepared).
+    pub async fn activate(
+        &self,
+        kind: Kind,
+        evidence: &Evidence,
+        force: bool,
+        now: Timestamp,
+    ) -> Result<Vec<Event>, CaError> {
+        self.command(kind, Command::Activate { force }, evidence, now)
+            .await
+    }
+
+    /// Takes an old authority out of the bundle.
+    ///
+    /// # Errors
+    ///
+    /// [`LifecycleError::StillInUse`](crate::error::LifecycleError::StillInUse) while something it signed is valid,
+    /// unless forced; and when there is no such authority or it is not old.
+    pub async fn retire(
+        &self,
+        kind: Kind,
+        id: &str,
+        force: bool,
+        now: Timestamp,
+    ) -> Result<Vec<Event>, CaError> {
+        let id = id.into();
+        self.command(
+            kind,
+            Command::Retire { id, force },
+            &Evidence::unknown(),
+            now,
+        )
+        .await
+    }
+
+    /// Marks an old authority in the bundle: consumers replace what it signed.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such authority or it is not old.
+    pub async fn taint(&self, kind: Kind, id: &str, now: Timestamp) -> Result<Vec<Event>, CaError> {
+        let id = id.into();
+        self.command(kind, Command::Taint { id }, &Evidence::unknown(), now)
+            .await
+    }
+
+    /// Takes a tainted authority out of the bundle at once.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such authority or it is not tainted.
+    pub async fn revoke(
+        &self,
+        kind: Kind,
+        id: &str,
+        now: Timestamp,
+    ) -> Result<Vec<Event>, CaError> {
+        let id = id.into();
+        self.command(kind, Command::Revoke { id }, &Evidence::unknown(), now)
+            .await
+    }
+
+    async fn command(
+        &self,
+        kind: Kind,
+        command: Command,
+        evidence: &Evidence,
+        now: Timestamp,
+    ) -> Result<Vec<Event>, CaError> {
+        let _one_at_a_time = self.inner.maintenance.lock().await;
+        let actions = self.commit(kind, now, Input::Command(command, evidence))?;
+        let mut events = Vec::new();
+        self.perform(kind, now, actions, &mut events).await?;
+        Ok(events)
+    }
+
+    /// Does what is to do and notes the rest.
+    async fn perform(
+        &self,
+        kind: Kind,
+        now: Timestamp,
+        actions: Vec<Action>,
+        events: &mut Vec<Event>,
+    ) -> Result<(), CaError> {
+        for action in actions {
+            let Action::Generate { slot } = action else {
+                events.push(Event { kind, action });
+                continue;
+            };
+            let authority = self.generate(kind, slot, now).await?;
+            let published = self.commit(kind, now, Input::Publish(authority))?;
+            events.extend(published.into_iter().map(|action| Event { kind, action }));
+        }
+        Ok(())
+    }
+
+    /// Makes a key in `slot` and the authority's public half.
+    async fn generate(&self, kind: Kind, slot: Slot, now: Timestamp) -> Result<Authority, CaError> {
+        let inner = &*self.inner;
+        let own = &inner.authorities;
+        let not_before = (now - inner.settings.backdate).truncated();
+        let not_after = (now + own.lifetime).truncated();
+        let key_type = match kind {
+            Kind::Jwt => own.jwt_key,
+            Kind::X509 => own.x509_key,
+        };
+        let signer = inner.keys.generate(slot.key_name(kind), key_type).await?;
+        let (id, public) = match kind {
+            Kind::X509 => {
+                let certificate = self_signed_authority(
+                    &inner.trust_domain,
+                    &own.subject,
+                    &*signer,
+                    not_before,
+                    not_after,
+                    &inner.settings,
+                )
+                .await?;
+                let authority = X509Authority::from_der(certificate.clone()).map_err(|error| {
+                    IssuerError::NotAuthority {
+                        reason: error.to_string(),
+                    }
+                })?;
+                let id = hex(authority.subject_key_id().unwrap_or_default());
+                (id, PublicHalf::Certificate(certificate))
+            }
+            Kind::Jwt => {
+                let mut id = [0; 16];
+                inner
+                    .settings
+                    .random
+                    .fill(&mut id)
+                    .map_err(IssueError::from)?;
+                (hex(&id), PublicHalf::Key(signer.public_key().clone()))
+            }
+        };
+        let authority = Authority::prepared(id, slot, not_before, not_after, public);
+        self.live().load_issuer(inner, kind, &authority, signer)?;
+        Ok(authority)
+    }
+
+    /// Takes one step: journal first, then the bundle, then who signs.
+    fn commit(&self, kind: Kind, now: Timestamp, input: Input<'_>) -> Result<Vec<Action>, CaError> {
+        let inner = &*self.inner;
+        let mut live = self.live();
+        let (next, actions) = live
+            .state
+            .step(kind, now, input, &inner.authorities.rollover)?;
+        if next == live.state {
+            return Ok(actions);
+        }
+        if let Some(directory) = &inner.state_dir {
+            directory.store(&next)?;
+        }
+        let changed = next.sequence != live.state.sequence;
+        live.state = next;
+        live.forget_unused_issuers();
+        if changed {
+            live.bundle = Arc::new(inner.bundle_of(&live.state));
+            let bundles: BundleSet = [live.bundle.clone()].into_iter().collect();
+            if let Err(rejection) = inner.publisher.publish([], bundles) {
+                tracing::error!(trust_domain = %inner.trust_domain, %rejection, "a consumer in this process cannot use the new bundle");
+            }
+        }
+        drop(live);
+        for action in &actions {
+            inner.log(kind, action);
+        }
+        Ok(actions)
+    }
+
+    fn live(&self) -> MutexGuard<'_, Live> {
+        // Steps are computed aside and put in as a whole, so a panic elsewhere leaves the state whole.
+        self.inner
+            .live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn bundle_of(&self, state: &State) -> Bundle {
+        let tainted = |authority: &Authority| authority.status() == Status::Tainted;
+        let x509: spiffe_core::bundle::X509Authorities = state
+            .x509
+            .iter()
+            .filter_map(|authority| match authority.public() {
+                PublicHalf::Certificate(certificate) => {
+                    let parsed = X509Authority::from_der(certificate.clone()).ok()?;
+                    Some(if tainted(authority) {
+                        parsed.into_tainted()
+                    } else {
+                        parsed
+                    })
+                }
+                PublicHalf::Key(_) => None,
+            })
+            .collect();
+        let jwt: spiffe_core::bundle::JwtAuthorities = state
+            .jwt
+            .iter()
+            .filter_map(|authority| match authority.public() {
+                PublicHalf::Key(key) => {
+                    let known = JwtAuthority::new(authority.id(), key.clone())?;
+                    Some(if tainted(authority) {
+                        known.into_tainted()
+                    } else {
+                        known
+                    })
+                }
+                PublicHalf::Certificate(_) => None,
+            })
+            .collect();
+        Bundle::new(self.trust_domain.clone())
+            .with_x509_authorities(x509)
+            .with_jwt_authorities(jwt)
+            .with_sequence(Some(state.sequence()))
+            .with_refresh_hint(Some(self.authorities.refresh_hint))
+    }
+
+    fn log(&self, kind: Kind, action: &Action) {
+        let trust_domain = &self.trust_domain;
+        match action {
+            Action::Activated { id, laggards } if laggards.is_empty() => {
+                tracing::info!(%trust_domain, %kind, authority = id, "authority activated");
+            }
+            Action::Activated { id, laggards } => {
+                tracing::warn!(%trust_domain, %kind, authority = id, ?laggards, "authority activated before everybody knew it");
+            }
+            Action::Published { id } => {
+                tracing::info!(%trust_domain, %kind, authority = id, "authority published");
+            }
+            Action::Removed { id } => {
+                tracing::info!(%trust_domain, %kind, authority = id, "authority removed");
+            }
+            Action::Tainted { id } => {
+                tracing::warn!(%trust_domain, %kind, authority = id, "authority tainted");
+            }
+            Action::Awaiting { .. } | Action::Generate { .. } => {}
+        }
+    }
+}
+
+impl Live {
+    /// Makes an authority ready to sign, so that activating it is a swap.
+    fn load_issuer(
+        &mut self,
+        inner: &Inner,
+        kind: Kind,
+        authority: &Authority,
+        signer: Arc<dyn Signer>,
+    ) -> Result<(), IssuerError> {
+        let id = authority.id().to_owned();
+        let (trust_domain, settings) = (inner.trust_domain.clone(), inner.settings.clone());
+        match (kind, authority.public()) {
+            (Kind::X509, PublicHalf::Certificate(certificate)) => {
+                let issuer = X509Issuer::new(
+                    trust_domain,
+                    certificate.clone(),
+                    Vec::new(),
+                    signer,
+                    settings,
+                )?;
+                self.x509.insert(id, Arc::new(issuer));
+            }
+            (Kind::Jwt, PublicHalf::Key(key)) => {
+                if key != signer.public_key() {
+                    return Err(IssuerError::KeyMismatch);
+                }
+                let issuer = JwtIssuer::new(
+                    trust_domain,
+                    &id,
+                    signer,
+                    authority.not_before(),
+                    authority.not_after(),
+                    settings,
+                )?;
+                self.jwt.insert(id, Arc::new(issuer));
+            }
+            _ => return Err(IssuerError::KeyMismatch),
+        }
+        Ok(())
+    }
+
+    fn forget_unused_issuers(&mut self) {
+        let needed = |slots: &crate::authority::Slots, id: &str| {
+            slots.find(id).is_some_and(|authority| {
+                matches!(authority.status(), Status::Active | Status::Prepared)
+            })
+        };
+        let state = &self.state;
+        self.x509.retain(|id, _| needed(&state.x509, id));
+        self.jwt.retain(|id, _| needed(&state.jwt, id));
+    }
+}
+
+impl Source for TrustDomainCa {
+    fn publisher(&self) -> &Publisher {
+        &self.inner.publisher
+    }
+}
+
+impl fmt::Debug for TrustDomainCa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TrustDomainCa")
+            .field("trust_domain", &self.inner.trust_domain)
+            .field("sequence", &self.live().state.sequence())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`TrustDomainCa`]: every setting has a default.
+///
+/// ```
+/// # use futures_util::FutureExt;
+/// # async {
+/// use std::time::Duration;
+/// use spiffe_core::{Timestamp, TrustDomain};
+/// use spiffe_svid_ca::{Profile, StateDir, TrustDomainCa};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let (path, now) = (directory.path(), Timestamp::from_unix_seconds(1_800_000_000));
+/// let trust_domain = TrustDomain::parse("example.org")?;
+/// let ca = TrustDomainCa::builder(trust_domain.clone())
+///     .state_dir(StateDir::open(path, &trust_domain)?)
+///     .profile(Profile::spire())
+///     .authority_lifetime(Duration::from_secs(7 * 86_400))
+///     .x509_svid_ttl(Duration::from_secs(1800))
+///     .build(now)
+///     .await?;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # }.now_or_never().transpose()?;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+#[must_use]
+pub struct TrustDomainCaBuilder {
+    trust_domain: TrustDomain,
+    settings: IssuerSettings,
+    authorities: AuthoritySettings,
+    keys: Option<Arc<dyn KeyManager>>,
+    state_dir: Option<StateDir>,
+}
+
+impl TrustDomainCaBuilder {
+    /// The cryptography.
+    pub fn crypto(mut self, crypto: Arc<dyn CryptoProvider>) -> Self {
+        self.settings.crypto = crypto;
+        self
+    }
+
+    /// The randomness.
+    pub fn random(mut self, random: Arc<dyn Random>) -> Self {
+        self.settings.random = random;
+        self
+    }
+
+    /// Where the authorities' keys lie. By default in the state directory's `keys.json`, or in memory without one.
+    pub fn keys(mut self, keys: Arc<dyn KeyManager>) -> Self {
+        self.keys = Some(keys);
+        self
+    }
+
+    /// What survives a restart goes there.
+    pub fn state_dir(mut self, directory: StateDir) -> Self {
+        self.state_dir = Some(directory);
+        self
+    }
+
+    /// How leaves are written: [`Profile::new`].
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.settings.profile = profile;
+        self
+    }
+
+    /// Which public keys are certified: [`KeyPolicy::default`].
+    pub fn key_policy(mut self, policy: KeyPolicy) -> Self {
+        self.settings.key_policy = policy;
+        self
+    }
+
+    /// The lifetime of X.509-SVIDs that ask for none: an hour.
+    pub fn x509_svid_ttl(mut self, ttl: Duration) -> Self {
+        self.settings.x509_svid_ttl = ttl;
+        self
+    }
+
+    /// The lifetime of JWT-SVIDs that ask for none: five minutes.
+    pub fn jwt_svid_ttl(mut self, ttl: Duration) -> Self {
+        self.settings.jwt_svid_ttl = ttl;
+        self
+    }
+
+    /// How far before now certificates become valid: ten seconds.
+    pub fn backdate(mut self, span: Duration) -> Self {
+        self.settings.backdate = span;
+        self
+    }
+
+    /// The lifetime of authorities of both kinds: 24 hours.
+    pub fn authority_lifetime(mut self, lifetime: Duration) -> Self {
+        self.authorities.lifetime = lifetime;
+        self
+    }
+
+    /// The subject of X.509 authorities, to which each adds its serial number: `C=US,O=SPIFFE`.
+    pub fn authority_subject(mut self, subject: DistinguishedName) -> Self {
+        self.authorities.subject = subject;
+        self
+    }
+
+    /// The keys of X.509 authorities: EC on P-256.
+    pub fn x509_key_type(mut self, kind: KeyType) -> Self {
+        self.authorities.x509_key = kind;
+        self
+    }
+
+    /// The keys of JWT authorities: EC on P-256. Ed25519 signs no JWT-SVID.
+    pub fn jwt_key_type(mut self, kind: KeyType) -> Self {
+        self.authorities.jwt_key = kind;
+        self
+    }
+
+    /// When authorities follow each other: [`Rollover::default`].
+    pub fn rollover(mut self, rollover: Rollover) -> Self {
+        self.authorities.rollover = rollover;
+        self
+    }
+
+    /// How often consumers are asked to fetch the bundle, in whole seconds on the wire: five minutes.
+    pub fn refresh_hint(mut self, hint: Duration) -> Self {
+        self.authorities.refresh_hint = hint;
+        self
+    }
+
+    /// Loads the authorities of the state directory, or makes the first ones.
+    ///
+    /// # Errors
+    ///
+    /// [`CaError`].
+    pub async fn build(self, now: Timestamp) -> Result<TrustDomainCa, CaError> {
+        self.check()?;
+        let keys: Arc<dyn KeyManager> = match (self.keys, &self.state_dir) {
+            (Some(keys), _) => keys,
+            (None, Some(directory)) => Arc::new(DiskKeys::open(
+                directory.storage().clone(),
+                self.settings.crypto.clone(),
+            )?),
+            (None, None) => Arc::new(MemoryKeys::new(self.settings.crypto.clone())),
+        };
+        let mut state = State::new();
+        if let Some(directory) = &self.state_dir {
+            match directory.load()? {
+                Some(loaded) => state = loaded,
+                // Before the first key, so that keys without a journal are never ours.
+                None => directory.store(&state)?,
+            }
+        }
+        state.forget_what_was_signed();
+        let inner = Inner {
+            live: Mutex::new(Live {
+                bundle: Arc::new(Bundle::new(self.trust_domain.clone())),
+                state: State::new(),
+                x509: BTreeMap::new(),
+                jwt: BTreeMap::new(),
+            }),
+            trust_domain: self.trust_domain,
+            settings: Arc::new(self.settings),
+            authorities: self.authorities,
+            keys,
+            state_dir: self.state_dir,
+            publisher: Publisher::new(),
+            maintenance: futures_util::lock::Mutex::new(()),
+        };
+        let live = load(&inner, state).await?;
+        let ca = TrustDomainCa {
+            inner: Arc::new(inner),
+        };
+        *ca.live() = live;
+        ca.tick(now, &Evidence::unknown()).await?;
+        Ok(ca)
+    }
+
+    fn check(&self) -> Result<(), CaError> {
+        let setting = |what, value: &dyn fmt::Debug, reason| {
+            Err(CaError::Setting {
+                what,
+                value: format!("{value:?}"),
+                reason,
+            })
+        };
+        if let Some(directory) = &self.state_dir
+            && *directory.trust_domain() != self.trust_domain
+        {
+            return Err(CaError::State(StateError::ForeignTrustDomain {
+                path: directory.path().into(),
+                found: directory.trust_domain().to_string(),
+                expected: self.trust_domain.clone(),
+            }));
+        }
+        if self.authorities.jwt_key == KeyType::Ed25519 {
+            return Err(IssuerError::JwtAlgorithm.into());
+        }
+        if self.authorities.lifetime < MIN_AUTHORITY_LIFETIME {
+            return setting(
+                "the lifetime of authorities",
+                &self.authorities.lifetime,
+                "certificates count in whole seconds, so two seconds is the least",
+            );
+        }
+        for ttl in [self.settings.x509_svid_ttl, self.settings.jwt_svid_ttl] {
+            if ttl < Duration::from_secs(1) {
+                return setting(
+                    "the lifetime of SVIDs",
+                    &ttl,
+                    "a lifetime below one second cannot be encoded",
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Readies the journal's authorities, with their keys, and publishes its bundle.
+async fn load(inner: &Inner, state: State) -> Result<Live, CaError> {
+    let mut live = Live {
+        bundle: Arc::new(inner.bundle_of(&state)),
+        state,
+        x509: BTreeMap::new(),
+        jwt: BTreeMap::new(),
+    };
+    for kind in [Kind::X509, Kind::Jwt] {
+        for authority in live.state.slots(kind).clone().iter() {
+            let Some(slot) = authority.slot() else {
+                continue;
+            };
+            // The key of an old authority may already have given way to the next one's.
+            if !matches!(authority.status(), Status::Active | Status::Prepared) {
+                continue;
+            }
+            let lost = |what| StateError::KeyLost {
+                path: inner
+                    .state_dir
+                    .as_ref()
+                    .map(|directory| directory.path().into())
+                    .unwrap_or_default(),
+                key: slot.key_name(kind),
+                authority: authority.id().into(),
+                what,
+            };
+            let signer = inner
+                .keys
+                .signer(slot.key_name(kind))
+                .await?
+                .ok_or_else(|| lost("missing"))?;
+            match live.load_issuer(inner, kind, authority, signer) {
+                Err(IssuerError::KeyMismatch) => return Err(lost("another one").into()),
+                loaded => loaded?,
+            }
+        }
+    }
+    if live.state.sequence() > 0 {
+        let bundles: BundleSet = [live.bundle.clone()].into_iter().collect();
+        inner.publisher.publish([], bundles)?;
+    }
+    Ok(live)
+}

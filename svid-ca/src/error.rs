@@ -1,0 +1,378 @@
+//! Why something was not issued, not loaded or not done: one enum per kind of operation.
+
+use std::path::PathBuf;
+
+use spiffe_core::key::{KeyError, SignError};
+use spiffe_core::{RandomError, SpiffeId, Timestamp, TrustDomain};
+
+use crate::public_key::PublicKeyKind;
+
+/// Why a public key is not certified.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublicKeyError {
+    /// Not one SubjectPublicKeyInfo in DER.
+    #[error("the public key is not a well-formed SubjectPublicKeyInfo in DER")]
+    Malformed,
+    /// The issuer's policy does not allow such a key.
+    #[error("the issuer's key policy does not allow {kind} keys")]
+    Refused {
+        /// What the key is.
+        kind: PublicKeyKind,
+    },
+    /// An exponent that other implementations do not accept.
+    #[error("the RSA key's public exponent is not an odd number of 17 to 33 bits, such as 65537")]
+    RsaExponent,
+    /// A kind of key that no X.509-SVID has.
+    #[error("the public key is neither EC on P-256, P-384 or P-521, nor Ed25519, nor RSA")]
+    Unsupported,
+}
+
+/// Why a certificate signing request is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CsrError {
+    /// The signature is not by the key in the request, so its sender need not hold that key.
+    #[error("the signing request's signature is not by the key it names")]
+    BadSignature,
+    /// Its key is refused.
+    #[error(transparent)]
+    Key(#[from] PublicKeyError),
+    /// Not one PKCS#10 request in DER.
+    #[error("the signing request is not a well-formed PKCS#10 structure in DER")]
+    Malformed,
+    /// More than [`MAX_CSR_BYTES`](crate::csr::MAX_CSR_BYTES).
+    #[error(
+        "the signing request has more than {} bytes",
+        crate::csr::MAX_CSR_BYTES
+    )]
+    TooLarge,
+    /// The provider has no such algorithm for such a key.
+    #[error(
+        "the signing request is signed with an algorithm that is unknown or does not fit its key"
+    )]
+    UnsupportedSignature,
+}
+
+/// Why a text is no DNS name for a certificate.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name:?} is no DNS name: {reason}")]
+#[non_exhaustive]
+pub struct DnsNameError {
+    /// The text, shortened to 64 characters.
+    pub name: String,
+    /// The rule it breaks.
+    pub reason: &'static str,
+}
+
+/// Why an SVID was not issued.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IssueError {
+    /// An audience is empty: JWT-SVID §3.2.
+    #[error("an audience is empty; name the receiving service")]
+    AudienceEmpty,
+    /// No audience: JWT-SVID §3.2.
+    #[error("a JWT-SVID needs at least one audience")]
+    AudienceMissing,
+    /// More than [`MAX_AUDIENCE_BYTES`](crate::params::MAX_AUDIENCE_BYTES).
+    #[error(
+        "the audiences have more than {} bytes together",
+        crate::params::MAX_AUDIENCE_BYTES
+    )]
+    AudienceTooLong,
+    /// The authority's time is over.
+    #[error("the signing authority expired at {not_after}; let the authorities roll over")]
+    AuthorityExpired {
+        /// When it expired.
+        not_after: Timestamp,
+    },
+    /// The clock stands before the authority's validity.
+    #[error(
+        "the clock says {now}, but the signing authority is valid from {not_before}; set the clock"
+    )]
+    AuthorityNotYetValid {
+        /// What the clock says.
+        now: Timestamp,
+        /// The first instant of the authority's validity.
+        not_before: Timestamp,
+    },
+    /// The ID belongs to another trust domain: X509-SVID §3.2.
+    #[error("{id} is not in the trust domain {trust_domain} of this authority")]
+    ForeignTrustDomain {
+        /// The ID.
+        id: SpiffeId,
+        /// The authority's trust domain.
+        trust_domain: TrustDomain,
+    },
+    /// The public key is refused.
+    #[error(transparent)]
+    Key(#[from] PublicKeyError),
+    /// No authority is active: SPIFFE-ID §3.1.
+    #[error("the trust domain has no active authority to sign with")]
+    NoAuthority,
+    /// The ID is its trust domain's own, which belongs to authorities: X509-SVID §3.1.
+    #[error("{id} has no path; such an ID belongs to an authority, not to a workload")]
+    PathMissing {
+        /// The ID.
+        id: SpiffeId,
+    },
+    /// No randomness for a serial number.
+    #[error(transparent)]
+    Random(#[from] RandomError),
+    /// The authority's key did not sign.
+    #[error("the authority's key did not sign: {reason}")]
+    Signer {
+        /// What the signer says.
+        reason: String,
+    },
+    /// More than [`MAX_DNS_NAMES`](crate::params::MAX_DNS_NAMES).
+    #[error("more than {} DNS names", crate::params::MAX_DNS_NAMES)]
+    TooManyDnsNames,
+    /// A lifetime below a second.
+    #[error("a lifetime below one second cannot be encoded")]
+    TtlTooShort,
+}
+
+impl From<SignError> for IssueError {
+    fn from(error: SignError) -> Self {
+        Self::Signer {
+            reason: error.reason,
+        }
+    }
+}
+
+/// Why an authority's key and certificate make no issuer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum IssuerError {
+    /// No JWT-SVID algorithm signs with such a key: JWT-SVID §2.1.
+    #[error("no JWT-SVID algorithm signs with an Ed25519 key; use EC or RSA")]
+    JwtAlgorithm,
+    /// The certificate is not one of a signing authority: X509-SVID §3.2.
+    #[error("the certificate is no authority's: {reason}")]
+    NotAuthority {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The key is not the certificate's.
+    #[error("the authority's key is not the one in its certificate")]
+    KeyMismatch,
+}
+
+/// Why a key manager did not do as asked.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyManagerError {
+    /// A stored key, or the file of keys, cannot be used.
+    #[error(
+        "the key file {path} is damaged: {reason}; restore it from a backup, or remove it to give up its keys"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, without secrets.
+        reason: String,
+    },
+    /// The provider could not make or load the key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Others can read the keys.
+    #[error("the key file {path} may be read by others (mode {mode:03o}); run: chmod 600 {path}")]
+    Readable {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The store refused.
+    #[error("the key file {path} cannot be {action}: {reason}")]
+    Storage {
+        /// The file.
+        path: PathBuf,
+        /// What was tried: `read` or `written`.
+        action: &'static str,
+        /// What the system says.
+        reason: String,
+    },
+}
+
+/// Why a state directory cannot be used. Nothing in it was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// The journal cannot be read.
+    #[error(
+        "the journal {path} is damaged: {reason}; restore it from a backup, or choose another state directory to begin a new trust domain"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The journal belongs to another trust domain.
+    #[error(
+        "the state directory {path} belongs to the trust domain {found}, not {expected}; choose another directory"
+    )]
+    ForeignTrustDomain {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Whose it should be.
+        expected: TrustDomain,
+    },
+    /// Another process holds the lock.
+    #[error(
+        "the state directory {path} is in use by {holder}; stop that process or choose another directory"
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// Who holds it, such as `process 4711`.
+        holder: String,
+    },
+    /// The file system refused.
+    #[error("{path} cannot be {action}: {reason}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was tried, such as `created`.
+        action: &'static str,
+        /// What the system says.
+        reason: String,
+    },
+    /// A key that the journal counts on is not there or another one.
+    #[error(
+        "the key {key} of the authority {authority} in {path} is {what}; restore the key file from a backup, or choose another state directory to begin a new trust domain"
+    )]
+    KeyLost {
+        /// The directory.
+        path: PathBuf,
+        /// The key manager's name of the key.
+        key: &'static str,
+        /// The authority's ID.
+        authority: String,
+        /// `missing` or `another one`.
+        what: &'static str,
+    },
+    /// Keys without the journal that says what they are.
+    #[error(
+        "the state directory {path} holds keys but no journal; restore the journal from a backup, or choose another directory"
+    )]
+    JournalMissing {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Others have access to the directory.
+    #[error(
+        "the state directory {path} is open to others (mode {mode:03o}); run: chmod 700 {path}"
+    )]
+    Permissions {
+        /// The directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A journal of a format that this version does not know.
+    #[error(
+        "the journal {path} has the format {found}; this version knows {known}; use the version that wrote it"
+    )]
+    UnknownFormat {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+        /// What is known.
+        known: u32,
+    },
+}
+
+/// Why the life of authorities does not take the step asked for. The state is as before.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LifecycleError {
+    /// A prepared authority is already there.
+    #[error("the authority {id} is already prepared; activate it")]
+    AlreadyPrepared {
+        /// The prepared authority's ID.
+        id: String,
+    },
+    /// Consumers have not acknowledged the bundle that contains the authority.
+    #[error("the authority {id} is not yet known to {}; wait, or force it and break them", laggards.join(", "))]
+    Laggards {
+        /// The prepared authority's ID.
+        id: String,
+        /// Who has not acknowledged it.
+        laggards: Vec<String>,
+    },
+    /// No authority is prepared.
+    #[error("no authority is prepared; prepare one first")]
+    NothingPrepared,
+    /// The authority is not in the state that the step begins from.
+    #[error("the authority {id} is {found}; only an authority that is {expected} can be {verb}")]
+    WrongStatus {
+        /// The authority's ID.
+        id: String,
+        /// Its status.
+        found: crate::authority::Status,
+        /// The status it should have.
+        expected: &'static str,
+        /// What was asked for.
+        verb: &'static str,
+    },
+    /// Something that the authority signed is still valid.
+    #[error(
+        "what the authority {id} signed is valid until {until}; wait, or force it and break its holders"
+    )]
+    StillInUse {
+        /// The authority's ID.
+        id: String,
+        /// Until when it must stay in the bundle.
+        until: Timestamp,
+    },
+    /// No authority of this ID.
+    #[error("the trust domain has no authority {id}")]
+    Unknown {
+        /// What was asked for.
+        id: String,
+    },
+}
+
+/// Why a trust domain's CA was not built or did not change its state.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CaError {
+    /// Signing the authority's own certificate failed.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// The key and certificate do not make an issuer.
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
+    /// The key manager failed.
+    #[error(transparent)]
+    Keys(#[from] KeyManagerError),
+    /// The life cycle does not allow it.
+    #[error(transparent)]
+    Lifecycle(#[from] LifecycleError),
+    /// A consumer in this process cannot use the new bundle.
+    #[error("the new bundle was rejected: {0}")]
+    Rejected(#[from] spiffe_core::snapshot::Rejection),
+    /// A setting that cannot work.
+    #[error("{what} cannot be {value}: {reason}")]
+    Setting {
+        /// The setting.
+        what: &'static str,
+        /// Its value.
+        value: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// An SVID that was just issued cannot be loaded.
+    #[error(transparent)]
+    Svid(#[from] spiffe_core::svid::SvidError),
+}

@@ -1,0 +1,103 @@
+//! When an SVID is to be renewed: a stable slot in a window of its life.
+//!
+//! The slot depends on SPIFFE ID and serial number alone. It is the same at every look and in every process, and the
+//! renewals of many SVIDs issued together are spread evenly over the window.
+
+use std::time::Duration;
+
+use spiffe_core::{SpiffeIdRef, Timestamp};
+
+/// The window opens at this part of an SVID's life, in hundredths.
+pub const WINDOW_OPENS: u32 = 45;
+
+/// The window closes at this part of an SVID's life, in hundredths.
+pub const WINDOW_CLOSES: u32 = 60;
+
+/// When to renew the SVID of `id` with the serial number `serial` (big-endian bytes), valid from `not_before` to
+/// `not_after`.
+///
+/// ```
+/// use spiffe_core::{SpiffeIdRef, Timestamp};
+/// use spiffe_svid_ca::schedule::renew_at;
+///
+/// let issued = Timestamp::from_unix_seconds(1_800_000_000);
+/// let expires = Timestamp::from_unix_seconds(1_800_003_600);
+/// let id = SpiffeIdRef::parse("spiffe://example.org/web")?;
+/// let slot = renew_at(id, &[1, 2, 3], issued, expires);
+/// assert!((1620..=2160).contains(&(slot.unix_seconds() - issued.unix_seconds())));
+/// # Ok::<_, spiffe_core::SpiffeIdError>(())
+/// ```
+pub fn renew_at(
+    id: SpiffeIdRef<'_>,
+    serial: &[u8],
+    not_before: Timestamp,
+    not_after: Timestamp,
+) -> Timestamp {
+    let life = not_after.saturating_since(not_before);
+    let opens = life * WINDOW_OPENS / 100;
+    let width = life * (WINDOW_CLOSES - WINDOW_OPENS) / 100;
+    // The upper half of the hash as a fraction of the window.
+    let slot = u128::from(hash(id.as_str().as_bytes(), serial));
+    let offset = (width.as_nanos() * slot) >> 64;
+    not_before + opens + nanos(offset)
+}
+
+fn nanos(nanos: u128) -> Duration {
+    Duration::new(
+        (nanos / 1_000_000_000) as u64,
+        (nanos % 1_000_000_000) as u32,
+    )
+}
+
+/// FNV-1a over both, with the finalizer of SplitMix64 so that serials that differ in their last byte lie apart. The
+/// result must never change: fleets of different versions share the slots.
+fn hash(id: &[u8], serial: &[u8]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    // No SPIFFE ID holds a zero byte, so the two cannot run into each other.
+    for byte in id.iter().chain(&[0]).chain(serial) {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^ (hash >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ID: SpiffeIdRef<'static> = SpiffeIdRef::literal("spiffe://example.org/web");
+
+    #[test]
+    fn the_slot_is_fixed_for_ever() {
+        let from = Timestamp::from_unix_seconds(1_800_000_000);
+        let slot = renew_at(ID, &[7; 16], from, from + Duration::from_secs(3600));
+        assert_eq!(slot.to_string(), "2027-01-15T08:31:12.674983346Z");
+    }
+
+    #[test]
+    fn many_renewals_are_spread_evenly() {
+        let from = Timestamp::from_unix_seconds(1_800_000_000);
+        let until = from + Duration::from_secs(3600);
+        let opens = from + Duration::from_secs(1620);
+        // 54 bins of 10 seconds; 54,000 renewals, so 1,000 in each.
+        let mut bins = [0_u32; 54];
+        for number in 0..54_000_u64 {
+            let slot = renew_at(ID, &number.to_be_bytes(), from, until);
+            bins[(slot.saturating_since(opens).as_secs() / 10) as usize] += 1;
+        }
+        assert!(bins.iter().all(|bin| (850..1150).contains(bin)), "{bins:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn the_slot_lies_in_the_window(serial: [u8; 16], life in 0_u32..100_000_000) {
+            let from = Timestamp::from_unix_seconds(1_800_000_000);
+            let life = Duration::from_secs(life.into());
+            let after = renew_at(ID, &serial, from, from + life).saturating_since(from);
+            prop_assert!(after >= life * 45 / 100 && after <= life * 60 / 100);
+        }
+    }
+}

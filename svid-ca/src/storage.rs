@@ -1,0 +1,251 @@
+//! Files that must survive being killed: a directory behind a trait of single steps, so that tests can let any step
+//! fail.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// One directory's files, by name.
+pub trait Storage: fmt::Debug + Send + Sync + 'static {
+    /// Where a file lies, for messages.
+    fn path(&self, name: &str) -> PathBuf;
+
+    /// A file's contents, at most `limit` bytes, and its permission bits; `None` when there is no such file.
+    ///
+    /// # Errors
+    ///
+    /// What the system says, or that the file is larger.
+    fn read(&self, name: &str, limit: usize) -> io::Result<Option<Stored>>;
+
+    /// Writes a file anew, for its owner alone; it need not survive a crash before [`Self::sync`].
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    fn write(&self, name: &str, contents: &[u8]) -> io::Result<()>;
+
+    /// Makes a file's contents survive a crash.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    fn sync(&self, name: &str) -> io::Result<()>;
+
+    /// Puts a file in the place of another, for every reader at once.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Makes renames survive a crash.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    fn sync_directory(&self) -> io::Result<()>;
+}
+
+/// A file as it was read.
+#[derive(Clone)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "storages outside this crate build it, and it is all there is to know"
+)]
+pub struct Stored {
+    /// Its bytes, which may be secret.
+    pub contents: Vec<u8>,
+    /// Its permission bits.
+    pub mode: u32,
+}
+
+impl fmt::Debug for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stored")
+            .field("bytes", &self.contents.len())
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Replaces a file so that a crash at any moment leaves the old contents or the new: write a temporary file in the
+/// same directory, sync it, rename it, sync the directory.
+///
+/// # Errors
+///
+/// What the first step that fails says. The old contents are then still there, unless only the last step failed: then
+/// the new ones are, and may be lost in a crash.
+pub fn replace(storage: &dyn Storage, name: &str, contents: &[u8]) -> io::Result<()> {
+    let temporary = format!(".{name}.new");
+    storage.write(&temporary, contents)?;
+    storage.sync(&temporary)?;
+    storage.rename(&temporary, name)?;
+    storage.sync_directory()
+}
+
+/// A directory of the file system.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    path: PathBuf,
+}
+
+impl Directory {
+    /// The directory at `path`, which must exist.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Its path.
+    pub fn as_path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Storage for Directory {
+    fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    fn read(&self, name: &str, limit: usize) -> io::Result<Option<Stored>> {
+        let file = match File::open(self.path(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        let mode = file.metadata()?.permissions().mode() & 0o7777;
+        let mut contents = Vec::new();
+        file.take(limit as u64 + 1).read_to_end(&mut contents)?;
+        if contents.len() > limit {
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                format!("it has more than {limit} bytes"),
+            ));
+        }
+        Ok(Some(Stored { contents, mode }))
+    }
+
+    fn write(&self, name: &str, contents: &[u8]) -> io::Result<()> {
+        let path = self.path(name);
+        // Left by a crash; creating anew keeps its mode and links out of it.
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?
+            .write_all(contents)
+    }
+
+    fn sync(&self, name: &str) -> io::Result<()> {
+        File::open(self.path(name))?.sync_all()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path(from), self.path(to))
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Notes the steps and fails at one of them.
+    #[derive(Debug, Default)]
+    struct Recording {
+        steps: Mutex<Vec<String>>,
+        fail_at: Option<usize>,
+    }
+
+    impl Recording {
+        fn step(&self, step: String) -> io::Result<()> {
+            let mut steps = self.steps.lock().unwrap();
+            if self.fail_at == Some(steps.len()) {
+                return Err(io::Error::from(io::ErrorKind::StorageFull));
+            }
+            steps.push(step);
+            Ok(())
+        }
+    }
+
+    impl Storage for Recording {
+        fn path(&self, name: &str) -> PathBuf {
+            name.into()
+        }
+
+        fn read(&self, _: &str, _: usize) -> io::Result<Option<Stored>> {
+            Ok(None)
+        }
+
+        fn write(&self, name: &str, _: &[u8]) -> io::Result<()> {
+            self.step(format!("write {name}"))
+        }
+
+        fn sync(&self, name: &str) -> io::Result<()> {
+            self.step(format!("sync {name}"))
+        }
+
+        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+            self.step(format!("rename {from} {to}"))
+        }
+
+        fn sync_directory(&self) -> io::Result<()> {
+            self.step("sync directory".into())
+        }
+    }
+
+    const STEPS: [&str; 4] = [
+        "write .keys.json.new",
+        "sync .keys.json.new",
+        "rename .keys.json.new keys.json",
+        "sync directory",
+    ];
+
+    #[test]
+    fn a_file_is_synced_before_it_takes_the_place_and_the_directory_after() {
+        let storage = Recording::default();
+        replace(&storage, "keys.json", b"{}").unwrap();
+        assert_eq!(*storage.steps.lock().unwrap(), STEPS);
+    }
+
+    #[test]
+    fn nothing_follows_a_step_that_failed() {
+        for step in 0..STEPS.len() {
+            let storage = Recording {
+                fail_at: Some(step),
+                ..Recording::default()
+            };
+            let error = replace(&storage, "keys.json", b"{}").unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+            assert_eq!(*storage.steps.lock().unwrap(), STEPS[..step]);
+        }
+    }
+
+    #[test]
+    fn files_are_their_owners_alone_and_bounded() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = Directory::new(directory.path());
+        assert!(storage.read("a", 9).unwrap().is_none());
+        replace(&storage, "a", b"one").unwrap();
+        replace(&storage, "a", b"two").unwrap();
+        let read = storage.read("a", 3).unwrap().unwrap();
+        assert_eq!((&read.contents[..], read.mode), (&b"two"[..], 0o600));
+        assert_eq!(
+            storage.read("a", 2).unwrap_err().kind(),
+            io::ErrorKind::FileTooLarge
+        );
+        // A temporary file that a crash left behind is in nobody's way.
+        storage.write(".a.new", b"half").unwrap();
+        replace(&storage, "a", b"three").unwrap();
+        assert_eq!(storage.read("a", 9).unwrap().unwrap().contents, b"three");
+    }
+}
