@@ -29,7 +29,7 @@ impl Limits {
     }
 
     /// How many requests may be open at once on one connection; clients wait before sending further ones.
-    /// [`DEFAULT_REQUESTS_PER_CONNECTION`] unless set.
+    /// At least 1; [`DEFAULT_REQUESTS_PER_CONNECTION`] unless set.
     #[must_use]
     pub const fn requests_per_connection(mut self, requests: u32) -> Self {
         self.requests_per_connection = requests;
@@ -43,7 +43,8 @@ impl Limits {
         self
     }
 
-    /// How many callers may be attested at once; further requests wait their turn. [`DEFAULT_ATTESTATIONS`] unless set.
+    /// How many callers may be attested at once; further requests wait their turn. At least 1;
+    /// [`DEFAULT_ATTESTATIONS`] unless set.
     #[must_use]
     pub const fn attestations(mut self, attestations: usize) -> Self {
         self.attestations = attestations;

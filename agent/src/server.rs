@@ -121,7 +121,7 @@ impl WorkloadApiServer {
             close.send_replace(true);
         };
         let serving = Server::builder()
-            .max_concurrent_streams(self.limits.requests_per_connection)
+            .max_concurrent_streams(self.limits.requests_per_connection.max(1))
             .http2_max_header_list_size(MAX_HEADER_BYTES)
             .serve_with_incoming_shutdown(service, listener.incoming(), stopped);
         tokio::select! {

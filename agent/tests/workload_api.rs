@@ -10,7 +10,7 @@ use spiffe_agent::listener::{ListenOptions, WorkloadListener};
 use spiffe_agent::{DRAIN_TIMEOUT, Limits, WorkloadApiServer};
 use spiffe_core::bundle::JwtAuthorities;
 use spiffe_core::key::PrivateKey;
-use spiffe_core::{Clock, JwtSvid, X509Svid};
+use spiffe_core::{JwtSvid, X509Svid};
 use spiffe_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use spiffe_proto::workload::{
     JwtBundlesRequest, JwtBundlesResponse, Jwtsvid, JwtsvidRequest, ValidateJwtsvidRequest,
@@ -93,8 +93,16 @@ impl Fixture {
         Ok(response.into_inner())
     }
 
-    async fn stop(&mut self) {
+    fn stop(&mut self) {
         self.shutdown.take().unwrap().send(()).unwrap();
+    }
+
+    /// Whether the server still runs after everything that can go on without time passing went on.
+    async fn unfinished_after_turns(&self) -> bool {
+        for _ in 0..200 {
+            tokio::task::yield_now().await;
+        }
+        !self.server.is_finished()
     }
 }
 
@@ -552,6 +560,32 @@ async fn jwt_svids_are_for_all_identities_or_the_one_asked_for() {
 }
 
 #[tokio::test]
+async fn jwt_svid_that_does_not_come_is_given_up() {
+    let fixture = Fixture::new();
+    let mut client = fixture.client().await;
+    let request = || {
+        with_header(JwtsvidRequest {
+            audience: vec!["x".into()],
+            spiffe_id: String::new(),
+        })
+    };
+    // The connection is past its own deadlines once it has served something.
+    client.fetch_jwtsvid(request()).await.unwrap();
+    fixture.authority.set_stuck(true);
+    let mut waiting = Box::pin(client.fetch_jwtsvid(request()));
+    let status = loop {
+        // Time runs, however late the request reaches the authority.
+        if let Some(answer) = (&mut waiting).now_or_never() {
+            break answer.unwrap_err();
+        }
+        fixture.clock.advance(Duration::from_secs(1));
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("did not answer"), "{status}");
+}
+
+#[tokio::test]
 async fn jwt_svid_arguments_are_judged() {
     let fixture = Fixture::new();
     let unspecified = "audience must be specified";
@@ -813,7 +847,7 @@ async fn shutdown_ends_streams_without_an_error_and_removes_the_socket() {
     let mut fixture = Fixture::new();
     let mut stream = fixture.x509().await.unwrap();
     next(&mut stream).await;
-    fixture.stop().await;
+    fixture.stop();
     assert!(stream.message().await.unwrap().is_none());
     drop(stream);
     (&mut fixture.server).await.unwrap();
@@ -821,22 +855,28 @@ async fn shutdown_ends_streams_without_an_error_and_removes_the_socket() {
 }
 
 #[tokio::test]
-async fn client_that_does_not_close_is_left_behind() {
+async fn client_that_does_not_read_is_left_behind() {
     let mut fixture = Fixture::new();
-    // Says nothing at all, so there is no stream to end.
-    let silent = tokio::net::UnixStream::connect(&fixture.socket)
+    // Its window is closed, so the stream's end cannot be sent either.
+    let uri = format!("unix://{}", fixture.socket.display());
+    let channel = Endpoint::from_shared(uri)
+        .unwrap()
+        .initial_stream_window_size(0)
+        .connect()
         .await
         .unwrap();
-    // Accepted in order: once this is answered, the silent one has been accepted.
-    next(&mut fixture.x509().await.unwrap()).await;
-    fixture.stop().await;
-    // Only the deadline can end it, and that is the clock's.
-    let mut deadline = fixture.clock.monotonic();
-    while (&mut fixture.server).now_or_never().is_none() {
+    let mut client = SpiffeWorkloadApiClient::new(channel);
+    let _unread = client
+        .fetch_x509svid(with_header(X509svidRequest {}))
+        .await
+        .unwrap();
+    fixture.stop();
+    let mut reading = fixture.unfinished_after_turns().await;
+    assert!(reading);
+    while reading {
         fixture.clock.advance(DRAIN_TIMEOUT);
-        deadline += DRAIN_TIMEOUT;
-        tokio::task::yield_now().await;
+        reading = fixture.unfinished_after_turns().await;
     }
-    drop(silent);
+    (&mut fixture.server).await.unwrap();
     assert!(!fixture.socket.exists());
 }

@@ -263,11 +263,11 @@ fn current_entries(state: &AuthorityState, now: Timestamp) -> impl Iterator<Item
 
 /// Makes one attempt, within its time.
 async fn make(config: CacheConfig, attempt: Attempt) -> (Attempt, Result<X509Svid, IssueError>) {
-    let deadline = config.clock.monotonic() + ATTEMPT_TIMEOUT;
+    let deadline = config.clock.monotonic() + ISSUE_TIMEOUT;
     let outcome = tokio::select! {
         outcome = issue(&config, &attempt.entry) => outcome,
         () = config.clock.sleep_until(deadline) => Err(IssueError::TimedOut {
-            after: ATTEMPT_TIMEOUT,
+            after: ISSUE_TIMEOUT,
         }),
     };
     (attempt, outcome)
@@ -306,7 +306,7 @@ async fn generate_key(config: &CacheConfig) -> Result<PrivateKey, KeyError> {
 const MAX_ATTEMPTS: usize = 16;
 
 /// How long an authority may take: as long as SPIRE's agent gives its server.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const ISSUE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The longest wait between two looks, since renewal times are the calendar's, and it may be set while we wait.
 const MAX_SLEEP: Duration = Duration::from_secs(60);

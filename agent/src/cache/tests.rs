@@ -224,7 +224,7 @@ async fn new_generation_replaces_everything_and_leaves_no_gap() {
         assert!(Arc::ptr_eq(before, &fixture.svid(&format!("w{number}"))));
     }
     fixture.authority.set_stuck(false);
-    fixture.advance(ATTEMPT_TIMEOUT).await;
+    fixture.advance(ISSUE_TIMEOUT).await;
     fixture.advance(MINUTE).await;
     for (number, before) in before.iter().enumerate() {
         let now = fixture.svid(&format!("w{number}"));
@@ -278,7 +278,7 @@ async fn changed_entry_is_issued_anew_and_keeps_its_svid_until_then() {
     assert_eq!(fixture.authority.take_attempts(), ["web"]);
     assert!(Arc::ptr_eq(&before, &fixture.svid("web")));
     fixture.authority.set_stuck(false);
-    fixture.advance(ATTEMPT_TIMEOUT).await;
+    fixture.advance(ISSUE_TIMEOUT).await;
     fixture.advance(MINUTE).await;
     assert_ne!(before.serial(), fixture.svid("web").serial());
 }
@@ -302,7 +302,7 @@ async fn unanswered_attempt_ends_in_time_and_is_a_failure() {
     fixture.cache.demand(vec!["web".into()]);
     fixture.settle().await;
     assert_eq!(fixture.standing("web"), "pending");
-    fixture.advance(ATTEMPT_TIMEOUT).await;
+    fixture.advance(ISSUE_TIMEOUT).await;
     assert_eq!(fixture.standing("web"), "failed");
 }
 

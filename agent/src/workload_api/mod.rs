@@ -28,7 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::{Request, Response, Status};
 
 use crate::attest::WorkloadAttestor;
-use crate::cache::SvidCache;
+use crate::cache::{ISSUE_TIMEOUT, SvidCache};
 use crate::caller::Caller;
 use crate::error::IssueError;
 use crate::limits::Limits;
@@ -69,7 +69,7 @@ impl WorkloadApi {
             jwt_verifier,
             closing,
             requests: Arc::new(Semaphore::new(limits.requests.min(Semaphore::MAX_PERMITS))),
-            attestations: Semaphore::new(limits.attestations.min(Semaphore::MAX_PERMITS)),
+            attestations: Semaphore::new(limits.attestations.clamp(1, Semaphore::MAX_PERMITS)),
         }
     }
 
@@ -118,29 +118,21 @@ impl WorkloadApi {
         Ok((state, grants))
     }
 
-    async fn issue_jwt(
-        &self,
-        state: &AuthorityState,
-        grant: &Grant,
-        audience: &[String],
-    ) -> Result<Jwtsvid, Status> {
-        let entry = state
-            .entries
-            .entries()
-            .iter()
-            .find(|entry| entry.id() == grant.entry_id)
-            .ok_or_else(|| Status::permission_denied(NO_IDENTITY))?;
-        let svid = self.issue_jwt_for(entry, audience).await.map_err(|error| {
-            tracing::warn!(
-                spiffe_id = %grant.spiffe_id,
-                entry = grant.entry_id,
-                %error,
-                "JWT-SVID not issued"
-            );
-            Status::unavailable(format!("no JWT-SVID for {}: {error}", grant.spiffe_id))
+    async fn issue_jwt(&self, grant: &Grant, audience: &[String]) -> Result<Jwtsvid, Status> {
+        let deadline = self.clock.monotonic() + ISSUE_TIMEOUT;
+        let issued = tokio::select! {
+            issued = self.issue_jwt_for(&grant.entry, audience) => issued,
+            () = self.clock.sleep_until(deadline) => Err(IssueError::TimedOut {
+                after: ISSUE_TIMEOUT,
+            }),
+        };
+        let spiffe_id = grant.entry.spiffe_id();
+        let svid = issued.map_err(|error| {
+            tracing::warn!(%spiffe_id, entry = grant.entry.id(), %error, "JWT-SVID not issued");
+            Status::unavailable(format!("no JWT-SVID for {spiffe_id}: {error}"))
         })?;
         Ok(Jwtsvid {
-            spiffe_id: grant.spiffe_id.to_string(),
+            spiffe_id: spiffe_id.to_string(),
             svid,
             hint: grant.hint.clone(),
         })
@@ -203,17 +195,15 @@ impl SpiffeWorkloadApi for WorkloadApi {
             })?),
         };
         let _turn = self.turn()?;
-        let (state, mut grants) = self.grants(&request).await?;
+        let (_, mut grants) = self.grants(&request).await?;
         if let Some(wanted) = wanted {
-            grants.retain(|grant| grant.spiffe_id == wanted);
+            grants.retain(|grant| *grant.entry.spiffe_id() == wanted);
             if grants.is_empty() {
                 tracing::warn!(%wanted, "caller asks for a JWT-SVID that it is not entitled to");
                 return Err(Status::permission_denied(NO_IDENTITY));
             }
         }
-        let issuing = grants
-            .iter()
-            .map(|grant| self.issue_jwt(&state, grant, audience));
+        let issuing = grants.iter().map(|grant| self.issue_jwt(grant, audience));
         let svids = future::try_join_all(issuing).await?;
         Ok(Response::new(JwtsvidResponse { svids }))
     }

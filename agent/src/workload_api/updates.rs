@@ -54,8 +54,9 @@ impl Update for X509Svids {
     fn of(view: &View, trust_domain: &TrustDomain, grants: &[Grant]) -> Outlook<Self> {
         let unknown: Vec<String> = grants
             .iter()
-            .filter(|grant| view.standing(&grant.entry_id).is_none())
-            .map(|grant| grant.entry_id.clone())
+            .map(|grant| grant.entry.id())
+            .filter(|id| view.standing(id).is_none())
+            .map(str::to_owned)
             .collect();
         if !unknown.is_empty() {
             return Outlook::Demand(unknown);
@@ -64,7 +65,7 @@ impl Update for X509Svids {
         // identities that the others give it.
         let mut svids = Vec::with_capacity(grants.len());
         for grant in grants {
-            match view.standing(&grant.entry_id) {
+            match view.standing(grant.entry.id()) {
                 Some(Standing::Ready(svid)) => svids.push((Arc::clone(svid), grant.hint.clone())),
                 Some(Standing::Failed) => {}
                 Some(Standing::Pending) | None => return Outlook::Pending,
@@ -224,7 +225,7 @@ fn federated<'a>(
 ) -> impl Iterator<Item = &'a Arc<Bundle>> + use<'a> {
     let foreign: BTreeSet<TrustDomain> = grants
         .iter()
-        .flat_map(|grant| grant.federates_with.iter())
+        .flat_map(|grant| &grant.entry.params().federates_with)
         .filter(|foreign| *foreign != trust_domain)
         .cloned()
         .collect();

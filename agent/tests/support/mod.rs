@@ -257,6 +257,9 @@ impl SvidAuthority for TestAuthority {
             if self.broken.load(Ordering::SeqCst) {
                 return Err(AuthorityError::unavailable("out of order"));
             }
+            if self.stuck.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
             let claims = format!(r#""aud":["{}"]"#, audience.join(r#"",""#));
             let subject = entry.spiffe_id().as_str();
             Ok(self
