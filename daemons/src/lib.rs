@@ -1,2 +1,3 @@
 //! The SPIFFE programs, and the local trust domain they run.
 #![forbid(unsafe_code)]
+pub mod local;

@@ -1,0 +1,157 @@
+//! `spiffe up`: one trust domain for a developer's machine.
+
+use std::io;
+use std::path::PathBuf;
+
+use clap::Args;
+use spiffe_agent::listener::ListenOptions;
+use spiffe_core::{TrustDomain, crypto::system_random};
+use spiffe_daemons::local::LocalTrustDomain;
+use spiffe_registration::{Entry, entries_from_json};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Runs a whole trust domain in one process: an authority, and the Workload API on a Unix socket.
+///
+/// Example:
+///   spiffe up --trust-domain example.org --socket /tmp/spiffe.sock --entry "id=spiffe://example.org/web,selector=unix:uid:$(id -u)"
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Up {
+    /// Name of the trust domain.
+    #[arg(long)]
+    trust_domain: TrustDomain,
+    /// Path of the Workload API's socket.
+    #[arg(long)]
+    socket: PathBuf,
+    /// Who gets which identity, as key=value pairs: id, selector and dns (both may repeat), ttl, jwt_ttl, hint,
+    /// federates_with; `\,` is a comma. May be given several times; the first entry that matches a caller is its default.
+    #[arg(long = "entry", value_name = "KEY=VALUE,…")]
+    entries: Vec<String>,
+    /// File with entries in the JSON of SPIRE's `entry create -data`.
+    #[arg(long = "entries", value_name = "FILE")]
+    entries_file: Option<PathBuf>,
+    /// Directory that keeps keys and authorities across restarts; without it they end with the process.
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Mode of the socket file, octal.
+    #[arg(long, default_value = "777", value_parser = octal)]
+    socket_mode: u32,
+    /// Owner of the socket file, as UID or UID:GID.
+    #[arg(long, value_name = "UID[:GID]", value_parser = owner)]
+    socket_owner: Option<(u32, Option<u32>)>,
+}
+
+impl Up {
+    /// Runs until Ctrl-C or SIGTERM, then drains.
+    pub(crate) fn run(self) -> Result<(), Box<dyn std::error::Error>> {
+        tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?
+            .block_on(self.serve())
+    }
+
+    async fn serve(self) -> Result<(), Box<dyn std::error::Error>> {
+        let entries = self.read_entries()?;
+        let mut builder = LocalTrustDomain::builder(self.trust_domain.clone()).entries(entries);
+        if let Some(directory) = &self.state {
+            builder = builder.state(directory);
+        }
+        let domain = builder.build().await?;
+        let (uid, gid) = self
+            .socket_owner
+            .map_or((None, None), |(uid, gid)| (Some(uid), gid));
+        let options = ListenOptions::new().mode(self.socket_mode).owner(uid, gid);
+        // Before anybody can be told that the socket is there.
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut api = domain.serve_with(&self.socket, options)?;
+        self.announce(&domain)?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            ended = api.ended() => return Ok(ended?),
+        }
+        println!("stopping");
+        Ok(api.stop().await?)
+    }
+
+    fn read_entries(&self) -> Result<Vec<Entry>, Box<dyn std::error::Error>> {
+        let mut entries = Vec::new();
+        for text in &self.entries {
+            let entry = Entry::from_text(text, draw_id)
+                .map_err(|error| format!("--entry {text:?}: {error}"))?;
+            entries.push(entry);
+        }
+        if let Some(path) = &self.entries_file {
+            let bytes = std::fs::read(path)
+                .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+            let read = entries_from_json(&bytes, draw_id)
+                .map_err(|error| format!("{}: {error}", path.display()))?;
+            entries.extend(read);
+        }
+        Ok(entries)
+    }
+
+    fn announce(&self, domain: &LocalTrustDomain) -> io::Result<()> {
+        match &self.state {
+            Some(directory) => println!(
+                "trust domain {} is up; keys and authorities are kept in {}",
+                self.trust_domain,
+                directory.display()
+            ),
+            None => println!(
+                "trust domain {} is up, ephemeral: keys and authorities end with this process; --state DIR keeps them",
+                self.trust_domain
+            ),
+        }
+        let entries = domain.entries();
+        if entries.entries().is_empty() {
+            println!("no entries: every caller gets PERMISSION_DENIED; give --entry or --entries");
+        }
+        for entry in entries.entries() {
+            let selectors: Vec<_> = entry.selectors().iter().map(|one| one.as_str()).collect();
+            println!("  {} for {}", entry.spiffe_id(), selectors.join(" and "));
+        }
+        let socket = std::path::absolute(&self.socket)?;
+        println!("SPIFFE_ENDPOINT_SOCKET=unix://{}", socket.display());
+        println!("ready");
+        Ok(())
+    }
+}
+
+/// A random entry ID in the form of a UUID of version 4: RFC 9562 §5.4.
+fn draw_id() -> String {
+    let mut bytes = [0; 16];
+    // Without randomness nothing is issued either, and an entry's ID is no secret.
+    let _ = system_random().fill(&mut bytes);
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    [
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    ]
+    .join("-")
+}
+
+fn octal(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| "write the mode in octal, such as 770".into())
+}
+
+fn owner(text: &str) -> Result<(u32, Option<u32>), String> {
+    let (uid, gid) = match text.split_once(':') {
+        Some((uid, gid)) => (uid, Some(gid)),
+        None => (text, None),
+    };
+    let number = |text: &str| {
+        text.parse()
+            .map_err(|_| format!("{text:?} is no numeric ID"))
+    };
+    Ok((number(uid)?, gid.map(number).transpose()?))
+}

@@ -1,0 +1,390 @@
+//! One trust domain in this process: its authority, its entries, and the Workload API on a socket.
+//!
+//! The adapter between the issuing side and the agent, which otherwise meet only over the wire. `spiffe up` runs one,
+//! the quickstart three.
+
+mod api;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use spiffe_agent::{AuthorityError, AuthorityState, SvidAuthority};
+use spiffe_core::crypto::{CryptoProvider, aws_lc_rs, system_random};
+use spiffe_core::key::Signer;
+use spiffe_core::pki_types::CertificateDer;
+use spiffe_core::{
+    BoxFuture, Bundle, BundleSet, Clock, Random, SystemClock, TrustDomain, TrustDomainRef, Watch,
+};
+use spiffe_registration::{Entry, EntryError, EntrySet, EntrySetError};
+use spiffe_svid_ca::authority::{Evidence, Kind, Status};
+use spiffe_svid_ca::error::{CaError, IssueError, StateError};
+use spiffe_svid_ca::{DnsName, Event, JwtSvidParams, StateDir, TrustDomainCa, X509SvidParams};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+pub use api::LocalApi;
+
+/// How often the authorities' life goes on; twenty times in the shortest span that a default life cycle plans with.
+const TICK: Duration = Duration::from_secs(10);
+
+/// A running trust domain; clones are handles to the same one. Its tasks end with the last handle.
+#[derive(Clone)]
+pub struct LocalTrustDomain {
+    shared: Arc<Shared>,
+    /// Follows the authority's bundle, its life, and the trust domains federated with.
+    tasks: Arc<std::sync::Mutex<JoinSet<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    ca: TrustDomainCa,
+    crypto: Arc<dyn CryptoProvider>,
+    clock: Arc<dyn Clock>,
+    state: watch::Sender<AuthorityState>,
+}
+
+impl LocalTrustDomain {
+    /// A trust domain to be configured.
+    pub fn builder(trust_domain: TrustDomain) -> LocalTrustDomainBuilder {
+        LocalTrustDomainBuilder {
+            trust_domain,
+            entries: Vec::new(),
+            state: None,
+            authority_lifetime: None,
+            clock: Arc::new(SystemClock::new()),
+            crypto: aws_lc_rs(),
+            random: system_random(),
+        }
+    }
+
+    /// The trust domain.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        self.shared.ca.trust_domain()
+    }
+
+    /// The authority behind it.
+    pub fn ca(&self) -> &TrustDomainCa {
+        &self.shared.ca
+    }
+
+    /// The entries in force.
+    pub fn entries(&self) -> Arc<EntrySet> {
+        self.shared.state.borrow().entries.clone()
+    }
+
+    /// Hands the bundle of `other` to the workloads whose entries federate with it, now and whenever it changes.
+    pub fn federate(&self, other: &Self) {
+        let (own, foreign) = (self.shared.clone(), other.shared.ca.clone());
+        let mut tasks = self
+            .tasks
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        own.put_bundle(foreign.bundle());
+        tasks.spawn(follow(foreign, move |bundle| own.put_bundle(bundle)));
+    }
+
+    /// Takes a foreign trust domain's bundle away from all workloads.
+    pub fn put_away(&self, trust_domain: TrustDomainRef<'_>) {
+        self.shared.change(|state| {
+            let mut bundles = (*state.bundles).clone();
+            bundles.remove(trust_domain);
+            state.bundles = Arc::new(bundles);
+        });
+    }
+
+    /// Replaces every SVID before its time.
+    pub fn reissue(&self) {
+        self.shared.change(|state| state.generation += 1);
+    }
+
+    /// Makes the next X.509 authority and publishes it; it signs once it is activated.
+    ///
+    /// # Errors
+    ///
+    /// As [`TrustDomainCa::prepare`].
+    pub async fn prepare_x509_authority(&self) -> Result<Vec<Event>, CaError> {
+        self.ca().prepare(Kind::X509, self.shared.clock.now()).await
+    }
+
+    /// Lets the prepared X.509 authority sign, on the evidence that its consumers know it.
+    ///
+    /// # Errors
+    ///
+    /// As [`TrustDomainCa::activate`], which names the laggards.
+    pub async fn activate_x509_authority(
+        &self,
+        evidence: &Evidence,
+    ) -> Result<Vec<Event>, CaError> {
+        let now = self.shared.clock.now();
+        self.ca().activate(Kind::X509, evidence, false, now).await
+    }
+
+    /// Takes the old X.509 authority out of the bundle, whether or not something it signed is still valid: for when
+    /// everything has been re-issued.
+    ///
+    /// # Errors
+    ///
+    /// As [`TrustDomainCa::retire`].
+    pub async fn retire_x509_authority(&self) -> Result<Vec<Event>, CaError> {
+        let state = self.ca().state();
+        let old = state
+            .slots(Kind::X509)
+            .iter()
+            .find(|authority| authority.status() == Status::Old)
+            .map(|authority| authority.id().to_owned())
+            .unwrap_or_default();
+        let now = self.shared.clock.now();
+        self.ca().retire(Kind::X509, &old, true, now).await
+    }
+}
+
+impl fmt::Debug for LocalTrustDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalTrustDomain")
+            .field("trust_domain", self.trust_domain())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A trust domain before it runs.
+#[derive(Debug)]
+pub struct LocalTrustDomainBuilder {
+    trust_domain: TrustDomain,
+    entries: Vec<Entry>,
+    state: Option<PathBuf>,
+    authority_lifetime: Option<Duration>,
+    clock: Arc<dyn Clock>,
+    crypto: Arc<dyn CryptoProvider>,
+    random: Arc<dyn Random>,
+}
+
+impl LocalTrustDomainBuilder {
+    /// Who gets which identity; the first that matches a caller is its default.
+    #[must_use]
+    pub fn entries(mut self, entries: impl IntoIterator<Item = Entry>) -> Self {
+        self.entries.extend(entries);
+        self
+    }
+
+    /// Keeps keys and authorities in this directory across restarts; without it they end with the process.
+    #[must_use]
+    pub fn state(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.state = Some(directory.into());
+        self
+    }
+
+    /// How long authorities live: 24 hours unless set.
+    #[must_use]
+    pub fn authority_lifetime(mut self, lifetime: Duration) -> Self {
+        self.authority_lifetime = Some(lifetime);
+        self
+    }
+
+    /// Takes time from this clock.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Draws serial numbers and key IDs from here.
+    #[must_use]
+    pub fn random(mut self, random: Arc<dyn Random>) -> Self {
+        self.random = random;
+        self
+    }
+
+    /// Starts the trust domain: loads or makes its authorities. Needs a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`LocalError`]; a state directory that cannot be used is left as it is.
+    pub async fn build(self) -> Result<LocalTrustDomain, LocalError> {
+        for entry in &self.entries {
+            entry.require_member_of(self.trust_domain.as_ref())?;
+            // Judged now, so that a name that cannot be certified is known before somebody asks for it.
+            x509_params(entry)?;
+        }
+        let entries = Arc::new(EntrySet::new(self.entries)?);
+        let mut ca = TrustDomainCa::builder_with(
+            self.trust_domain.clone(),
+            self.crypto.clone(),
+            self.random,
+        );
+        if let Some(directory) = &self.state {
+            ca = ca.state_dir(StateDir::open(directory, &self.trust_domain)?);
+        }
+        if let Some(lifetime) = self.authority_lifetime {
+            ca = ca.authority_lifetime(lifetime);
+        }
+        let ca = ca.build(self.clock.now()).await?;
+        let bundles: BundleSet = [ca.bundle()].into_iter().collect();
+        let (state, _) = watch::channel(AuthorityState::new(0, 0, entries, Arc::new(bundles)));
+        let shared = Arc::new(Shared {
+            ca,
+            crypto: self.crypto,
+            clock: self.clock,
+            state,
+        });
+        let mut tasks = JoinSet::new();
+        let own = shared.clone();
+        tasks.spawn(follow(shared.ca.clone(), move |bundle| {
+            own.put_bundle(bundle);
+        }));
+        tasks.spawn(live(shared.ca.clone(), shared.clock.clone()));
+        Ok(LocalTrustDomain {
+            shared,
+            tasks: Arc::new(std::sync::Mutex::new(tasks)),
+        })
+    }
+}
+
+/// Reports every bundle of `ca` as it changes.
+async fn follow(ca: TrustDomainCa, report: impl Fn(Arc<Bundle>)) {
+    let mut seen = spiffe_core::snapshot::Revision::default();
+    loop {
+        seen = ca.changed(seen).await;
+        report(ca.bundle());
+    }
+}
+
+/// Lets the authorities' life go on.
+async fn live(ca: TrustDomainCa, clock: Arc<dyn Clock>) {
+    loop {
+        clock.sleep_until(clock.monotonic() + TICK).await;
+        match ca.tick(clock.now(), &Evidence::unknown()).await {
+            Ok(events) => {
+                for event in events {
+                    tracing::info!(trust_domain = %ca.trust_domain(), ?event, "authority");
+                }
+            }
+            Err(error) => {
+                tracing::error!(trust_domain = %ca.trust_domain(), %error, "authorities do not go on");
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Makes the next state and tells the agent.
+    fn change(&self, change: impl FnOnce(&mut AuthorityState)) {
+        self.state.send_modify(|state| {
+            change(state);
+            state.revision += 1;
+        });
+    }
+
+    fn put_bundle(&self, bundle: Arc<Bundle>) {
+        let known = self.state.borrow().bundles.clone();
+        let before = known.get(bundle.trust_domain().as_ref());
+        if before.is_some_and(|before| Arc::ptr_eq(before, &bundle)) {
+            return;
+        }
+        self.change(|state| {
+            let mut bundles = (*state.bundles).clone();
+            bundles.insert(bundle);
+            state.bundles = Arc::new(bundles);
+        });
+    }
+}
+
+impl SvidAuthority for Shared {
+    fn trust_domain(&self) -> &TrustDomain {
+        self.ca.trust_domain()
+    }
+
+    fn state(&self) -> AuthorityState {
+        self.state.borrow().clone()
+    }
+
+    fn changed(&self, seen: u64) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            // The sender is part of this value, so it outlives the receiver.
+            let _ = self
+                .state
+                .subscribe()
+                .wait_for(|state| state.revision != seen)
+                .await;
+        })
+    }
+
+    fn issue_x509<'a>(
+        &'a self,
+        entry: &'a Entry,
+        key: &'a dyn Signer,
+    ) -> BoxFuture<'a, Result<Vec<CertificateDer<'static>>, AuthorityError>> {
+        Box::pin(async move {
+            let params =
+                x509_params(entry).map_err(|error| AuthorityError::refused(error.to_string()))?;
+            let now = self.clock.now();
+            let issued = self.ca.issue_x509(&params, key.public_key(), now).await;
+            issued.map(|issued| issued.chain).map_err(refusal)
+        })
+    }
+
+    fn issue_jwt<'a>(
+        &'a self,
+        entry: &'a Entry,
+        audience: &'a [String],
+    ) -> BoxFuture<'a, Result<String, AuthorityError>> {
+        Box::pin(async move {
+            let own = entry.params();
+            let mut params = JwtSvidParams::new(entry.spiffe_id().clone(), "")
+                .with_audiences(audience)
+                .with_ttl(own.jwt_svid_ttl);
+            if own.jwt_svid_include_jti {
+                params = params.with_token_id();
+            }
+            let issued = self.ca.issue_jwt(&params, self.clock.now()).await;
+            issued.map(|issued| issued.token).map_err(refusal)
+        })
+    }
+}
+
+/// What an entry asks to have certified.
+fn x509_params(entry: &Entry) -> Result<X509SvidParams, LocalError> {
+    let own = entry.params();
+    let names = own
+        .dns_names
+        .iter()
+        .map(|name| DnsName::parse(name))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| LocalError::DnsName(error.to_string()))?;
+    Ok(X509SvidParams::new(entry.spiffe_id().clone())
+        .with_dns_names(names)
+        .with_ttl(own.x509_svid_ttl))
+}
+
+fn refusal(error: IssueError) -> AuthorityError {
+    match error {
+        IssueError::AuthorityExpired { .. }
+        | IssueError::AuthorityNotYetValid { .. }
+        | IssueError::NoAuthority
+        | IssueError::Random(_)
+        | IssueError::Signer { .. } => AuthorityError::unavailable(error.to_string()),
+        other => AuthorityError::refused(other.to_string()),
+    }
+}
+
+/// Why a trust domain does not come up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LocalError {
+    /// The authority cannot be made or loaded.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// A DNS name of an entry cannot be certified.
+    #[error("{0}")]
+    DnsName(String),
+    /// An entry is not of this trust domain.
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+    /// The entries contradict each other.
+    #[error(transparent)]
+    Entries(#[from] EntrySetError),
+    /// The state directory cannot be used; it was left as it is.
+    #[error(transparent)]
+    State(#[from] StateError),
+}

@@ -1,2 +1,0 @@
-//! The whole of SPIFFE in one process.
-fn main() {}
