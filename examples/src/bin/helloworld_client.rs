@@ -1,0 +1,43 @@
+//! A client that greets a server and prints who it was.
+//!
+//! Run `helloworld_server` first, set `SPIFFE_ENDPOINT_SOCKET`, then
+//! `cargo run --bin helloworld_client -- --connect 127.0.0.1:8443 --authorize domain:example.org`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use spiffe_examples::{exit, greet, log_to_stderr};
+use spiffe_tls::{Mtls, Policy};
+use spiffe_workload_client::X509Source;
+use tokio::net::TcpStream;
+
+/// Greets a mutual TLS server and prints its SPIFFE ID.
+#[derive(Parser)]
+struct Arguments {
+    /// Address of the server.
+    #[arg(long, default_value = "127.0.0.1:8443")]
+    connect: String,
+    /// Servers to talk to: any, id:<ID>, ids:<ID>,<ID>, domain:<name>, prefix:<ID>/, pattern:<ID with *>, joined by |.
+    #[arg(long)]
+    authorize: Policy,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    log_to_stderr();
+    exit(run(arguments).await)
+}
+
+async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
+    let source = X509Source::new().await?;
+    let connector = Mtls::new(&source, arguments.authorize).connector()?;
+    let address = &arguments.connect;
+    let tcp = TcpStream::connect(address)
+        .await
+        .map_err(|error| format!("cannot connect to {address}: {error}"))?;
+    let mut stream = connector.connect(tcp).await?;
+    println!("hello from {}", stream.peer().id());
+    println!("{}", greet(&mut stream).await?);
+    Ok(())
+}
