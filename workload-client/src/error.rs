@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use spiffe_core::svid::SvidError;
-use spiffe_core::{SpiffeId, SpiffeIdError, Timestamp, TrustDomain};
+use spiffe_core::svid::{JwtError, SvidError};
+use spiffe_core::{SpiffeId, SpiffeIdError, TrustDomain};
 
 use crate::endpoint::Endpoint;
 
@@ -124,14 +124,6 @@ pub enum ResponseError {
         /// The field.
         field: String,
     },
-    /// An SVID is no longer valid.
-    #[error("the SVID of {id} expired at {not_after}")]
-    Expired {
-        /// The identity.
-        id: SpiffeId,
-        /// The last instant of its validity.
-        not_after: Timestamp,
-    },
     /// A SPIFFE ID is malformed.
     #[error("{field} is no SPIFFE ID: {source}")]
     Id {
@@ -148,6 +140,32 @@ pub enum ResponseError {
         /// What the field says.
         stated: SpiffeId,
         /// What the document says.
+        found: SpiffeId,
+    },
+    /// A token that is no JWT-SVID.
+    #[error("svids[{index}] is no JWT-SVID: {source}")]
+    Jwt {
+        /// Its position, from 0.
+        index: usize,
+        /// The rule that it breaks.
+        source: JwtError,
+    },
+    /// A token lacks an audience that was asked for: Workload API §6.2.1.
+    #[error("svids[{index}] is not for the audience {audience:?} that was asked for")]
+    JwtAudience {
+        /// Its position, from 0.
+        index: usize,
+        /// The audience.
+        audience: String,
+    },
+    /// A token is another identity's than the one that was asked for: Workload API §6.2.1.
+    #[error("svids[{index}] is a token of {found}, not of {asked} that was asked for")]
+    JwtIdentity {
+        /// Its position, from 0.
+        index: usize,
+        /// The identity that was asked for.
+        asked: SpiffeId,
+        /// The token's.
         found: SpiffeId,
     },
     /// A chain and a key that are no X509-SVID.

@@ -1,4 +1,4 @@
-//! Messages of the Workload API turned into SVIDs and bundles: Workload API §4.4, §4.5, §5.
+//! Messages of the Workload API turned into SVIDs and bundles: Workload API §4.4, §4.5, §5, §6.
 //!
 //! A message is one whole state: it is taken as a whole or discarded as a whole, with one exception. A foreign trust
 //! domain's bundle that cannot be read is that domain's affair: it is noticed, and the last readable bundle of the
@@ -9,11 +9,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use spiffe_core::bundle::{Ignored, X509Authorities};
+use spiffe_core::bundle::{Ignored, JwtAuthorities, X509Authorities};
 use spiffe_core::crypto::CryptoProvider;
 use spiffe_core::key::{PrivateKey, SvidKey};
-use spiffe_core::{Bundle, BundleSet, SpiffeId, TrustDomain, X509Svid};
-use spiffe_proto::workload::{X509BundlesResponse, X509svid, X509svidResponse};
+use spiffe_core::{Bundle, BundleSet, JwtSvid, SpiffeId, TrustDomain, X509Svid};
+use spiffe_proto::workload::{
+    JwtBundlesResponse, Jwtsvid, JwtsvidResponse, X509BundlesResponse, X509svid, X509svidResponse,
+};
 use zeroize::Zeroizing;
 
 use crate::error::{ResponseError, one_line};
@@ -295,6 +297,110 @@ impl X509BundleReader {
     }
 }
 
+/// One whole state of the JWT bundles a workload may use.
+#[derive(Clone, Debug)]
+pub struct JwtBundles {
+    bundles: Arc<BundleSet>,
+    notices: Vec<Notice>,
+}
+
+impl JwtBundles {
+    /// The bundles; they hold JWT authorities only.
+    pub fn bundles(&self) -> &Arc<BundleSet> {
+        &self.bundles
+    }
+
+    /// What was left out.
+    pub fn notices(&self) -> &[Notice] {
+        &self.notices
+    }
+}
+
+/// Reads the messages of FetchJWTBundles, remembering the last good one.
+#[derive(Debug)]
+pub(crate) struct JwtBundleReader {
+    bundles: Memory,
+}
+
+impl JwtBundleReader {
+    pub(crate) fn new(crypto: Arc<dyn CryptoProvider>) -> Self {
+        Self {
+            bundles: Memory::new(crypto, jwt_bundle),
+        }
+    }
+
+    /// As [`X509Reader::forget`].
+    pub(crate) fn forget(&mut self) {
+        self.bundles.forget();
+    }
+
+    pub(crate) fn read(
+        &mut self,
+        response: JwtBundlesResponse,
+    ) -> Result<JwtBundles, ResponseError> {
+        let (bundles, notices) = self.bundles.read_map(
+            response
+                .bundles
+                .iter()
+                .map(|(key, raw)| (key.as_str(), raw.as_slice())),
+        )?;
+        Ok(JwtBundles { bundles, notices })
+    }
+}
+
+/// Turns the answer of FetchJWTSVID into tokens, each checked against what was asked for.
+pub(crate) fn jwt_svids(
+    response: JwtsvidResponse,
+    audiences: &[String],
+    asked: Option<&SpiffeId>,
+) -> Result<Vec<JwtSvid>, ResponseError> {
+    let found = response.svids.len();
+    if found == 0 {
+        return Err(empty("svids"));
+    }
+    if found > MAX_SVIDS {
+        return Err(ResponseError::TooManySvids {
+            found,
+            limit: MAX_SVIDS,
+        });
+    }
+    let read = |(index, wire): (usize, Jwtsvid)| {
+        for (field, text) in [("spiffe_id", &wire.spiffe_id), ("svid", &wire.svid)] {
+            if text.is_empty() {
+                return Err(empty(format!("svids[{index}].{field}")));
+            }
+        }
+        let svid = JwtSvid::parse_insecure(&wire.svid)
+            .map_err(|source| ResponseError::Jwt { index, source })?;
+        let field = || format!("svids[{index}].spiffe_id");
+        let stated = id(field(), &wire.spiffe_id)?;
+        if stated != *svid.id() {
+            return Err(ResponseError::IdMismatch {
+                field: field(),
+                stated,
+                found: svid.id().clone(),
+            });
+        }
+        if let Some(asked) = asked.filter(|asked| *asked != svid.id()) {
+            return Err(ResponseError::JwtIdentity {
+                index,
+                asked: asked.clone(),
+                found: svid.id().clone(),
+            });
+        }
+        if let Some(missing) = audiences.iter().find(|it| !svid.audience().contains(it)) {
+            return Err(ResponseError::JwtAudience {
+                index,
+                audience: missing.clone(),
+            });
+        }
+        // There is nobody to notice a hint that is too long: the token counts without it.
+        let hint = Some(wire.hint).filter(|hint| hint.len() <= MAX_HINT_BYTES);
+        Ok(svid.with_hint(hint))
+    };
+    response.svids.into_iter().enumerate().map(read).collect()
+}
+
 /// Reads one trust domain's bundle from the bytes of a message.
 type ReadBundle = fn(TrustDomain, &[u8]) -> Result<(Bundle, Vec<Ignored>), String>;
 
@@ -483,6 +589,18 @@ fn x509_bundle(trust_domain: TrustDomain, der: &[u8]) -> Result<(Bundle, Vec<Ign
         return Err(format!("it holds no usable certificate: {}", first.reason));
     }
     let bundle = Bundle::new(trust_domain).with_x509_authorities(authorities);
+    Ok((bundle, ignored))
+}
+
+/// A bundle of JWT authorities. Keys that cannot be used are left out one by one, as the standard has it, even all of them.
+fn jwt_bundle(trust_domain: TrustDomain, jwks: &[u8]) -> Result<(Bundle, Vec<Ignored>), String> {
+    let authorities = if jwks.is_empty() {
+        JwtAuthorities::default()
+    } else {
+        JwtAuthorities::from_workload_api_jwks(jwks).map_err(|error| error.to_string())?
+    };
+    let ignored = authorities.ignored().to_vec();
+    let bundle = Bundle::new(trust_domain).with_jwt_authorities(authorities);
     Ok((bundle, ignored))
 }
 

@@ -3,14 +3,58 @@
 use std::collections::BTreeMap;
 
 use prost_types::value::Kind;
-use spiffe_core::SpiffeId;
-use spiffe_proto::workload::ValidateJwtsvidRequest;
+use spiffe_core::{JwtSvid, SpiffeId};
+use spiffe_proto::workload::{
+    JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, ValidateJwtsvidRequest,
+};
 
-use super::WorkloadApiClient;
+use super::{Responses, WorkloadApiClient};
 use crate::error::ClientError;
-use crate::update::{empty, id};
+use crate::update::{self, JwtBundleReader, JwtBundles, empty, id};
 
 impl WorkloadApiClient {
+    /// Tokens of the workload's identities, or of `id` alone, that name all of `audiences`: FetchJWTSVID. The first is
+    /// the default identity's.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; [`ClientError::PermissionDenied`] when the workload has no such identity, and
+    /// [`ClientError::InvalidArgument`] without an audience (Workload API §6.2.1).
+    pub async fn fetch_jwt_svids<A: Into<String>>(
+        &self,
+        audiences: impl IntoIterator<Item = A>,
+        id: Option<&SpiffeId>,
+    ) -> Result<Vec<JwtSvid>, ClientError> {
+        let audiences: Vec<String> = audiences.into_iter().map(Into::into).collect();
+        let mut stub = self.stub();
+        let answer = stub.fetch_jwtsvid(JwtsvidRequest {
+            audience: audiences.clone(),
+            spiffe_id: id.map(ToString::to_string).unwrap_or_default(),
+        });
+        let response = self.call("FetchJWTSVID", self.answer_by(), answer).await?;
+        Ok(update::jwt_svids(response.into_inner(), &audiences, id)?)
+    }
+
+    /// Follows the JWT bundles: FetchJWTBundles.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn watch_jwt_bundles(&self) -> Result<JwtBundleUpdates, ClientError> {
+        Ok(JwtBundleUpdates {
+            responses: self.open_jwt_bundles().await?,
+            reader: JwtBundleReader::new(self.crypto().clone()),
+        })
+    }
+
+    pub(crate) async fn open_jwt_bundles(
+        &self,
+    ) -> Result<Responses<JwtBundlesResponse>, ClientError> {
+        let mut stub = self.stub();
+        let answer = stub.fetch_jwt_bundles(JwtBundlesRequest {});
+        self.open("FetchJWTBundles", answer).await
+    }
+
     /// Lets the Workload API judge a token: ValidateJWTSVID. `audience` is the one this workload goes by.
     ///
     /// # Errors
@@ -42,6 +86,29 @@ impl WorkloadApiClient {
             id: id("spiffe_id".into(), &response.spiffe_id)?,
             claims: claims.fields.into_iter().map(named).collect(),
         })
+    }
+}
+
+/// A stream of JWT bundles; each update replaces the one before it whole.
+#[derive(Debug)]
+pub struct JwtBundleUpdates {
+    responses: Responses<JwtBundlesResponse>,
+    reader: JwtBundleReader,
+}
+
+impl JwtBundleUpdates {
+    /// The next update.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses no update.
+    ///
+    /// # Errors
+    ///
+    /// After [`ClientError::Response`] the stream goes on, after any other error it has ended.
+    pub async fn next(&mut self) -> Result<JwtBundles, ClientError> {
+        let response = self.responses.next().await?;
+        Ok(self.reader.read(response)?)
     }
 }
 

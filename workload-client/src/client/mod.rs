@@ -26,7 +26,7 @@ use tonic::transport::{Channel, Endpoint as Transport};
 use tonic::{Code, Request, Status, Streaming};
 use tower::service_fn;
 
-pub use jwt::{ClaimValue, ValidatedJwt};
+pub use jwt::{ClaimValue, JwtBundleUpdates, ValidatedJwt};
 pub use x509::{X509BundleUpdates, X509Updates};
 
 use crate::endpoint::{Address, Endpoint};

@@ -45,8 +45,10 @@ pub(super) trait Feed: Send + 'static {
 pub(super) struct Applied {
     /// What was passed over in it.
     pub(super) notices: Vec<Notice>,
-    /// Why it is not enough to start with, if so.
-    pub(super) lacks: Option<String>,
+    /// What could not be used of it, if anything.
+    pub(super) problem: Option<String>,
+    /// Whether it is enough to start with.
+    pub(super) is_enough: bool,
 }
 
 /// Why a message was not published.
@@ -262,11 +264,16 @@ impl<F: Feed> Task<F> {
                 for notice in &applied.notices {
                     warn!(source = F::NAME, %notice, "a part of an update was passed over");
                 }
-                debug!(source = F::NAME, "an update was published");
+                match &applied.problem {
+                    Some(problem) => {
+                        warn!(source = F::NAME, %problem, "an update was used in part")
+                    }
+                    None => debug!(source = F::NAME, "an update was published"),
+                }
                 self.state.send_modify(|state| {
                     state.endpoint = EndpointState::Following;
-                    state.ready |= applied.lacks.is_none();
-                    state.last_error = applied.lacks;
+                    state.ready |= applied.is_enough;
+                    state.last_error = applied.problem;
                     state.last_update = Some(now);
                     state.notices = applied.notices;
                     state.withdrawn = false;

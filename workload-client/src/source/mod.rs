@@ -1,21 +1,24 @@
 //! Live sources: they follow the Workload API and publish what it says.
 
 mod backoff;
+mod builder;
 mod follow;
+mod jwt;
+mod tokens;
 mod x509;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 pub use backoff::{FIRST_DELAY, MAX_DELAY};
 pub use follow::EndpointState;
-use spiffe_core::crypto::CryptoProvider;
+use follow::Following;
+pub use jwt::{JwtSource, JwtSourceBuilder};
 use spiffe_core::snapshot::Revision;
-use spiffe_core::{Clock, Timestamp};
+use spiffe_core::{Publisher, Timestamp};
+pub use tokens::MAX_CACHED_TOKENS;
 pub use x509::{X509Source, X509SourceBuilder};
 
-use crate::client::WorkloadApiClient;
-use crate::endpoint::{Endpoint, EndpointError};
+use crate::endpoint::EndpointError;
 use crate::error::ClientError;
 use crate::update::Notice;
 
@@ -71,28 +74,16 @@ pub struct SourceStatus {
     pub withdrawn: bool,
 }
 
-/// The client of a source that was given none.
-fn client(
-    endpoint: Option<Endpoint>,
-    clock: Option<Arc<dyn Clock>>,
-    crypto: Option<Arc<dyn CryptoProvider>>,
-) -> Result<WorkloadApiClient, StartError> {
-    let endpoint = match endpoint {
-        Some(endpoint) => endpoint,
-        None => Endpoint::from_env()?,
-    };
-    let crypto = crypto.or_else(default_crypto).ok_or(StartError::NoCrypto)?;
-    let builder = WorkloadApiClient::builder_with_crypto(endpoint, crypto);
-    Ok(match clock {
-        Some(clock) => builder.clock(clock),
-        None => builder,
+fn status(following: &Following, publisher: &Publisher) -> SourceStatus {
+    let state = following.state();
+    let current = publisher.load();
+    SourceStatus {
+        revision: current.revision(),
+        endpoint: state.endpoint,
+        last_error: state.last_error,
+        last_update: state.last_update,
+        notices: state.notices,
+        expires_at: current.svids().iter().map(|svid| svid.not_after()).min(),
+        withdrawn: state.withdrawn,
     }
-    .build())
-}
-
-fn default_crypto() -> Option<Arc<dyn CryptoProvider>> {
-    #[cfg(feature = "aws-lc-rs")]
-    return Some(spiffe_core::crypto::aws_lc_rs());
-    #[cfg(not(feature = "aws-lc-rs"))]
-    None
 }

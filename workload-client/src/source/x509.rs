@@ -4,17 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use spiffe_core::crypto::CryptoProvider;
 use spiffe_core::snapshot::{Rejection, SourceError};
-use spiffe_core::{BoxFuture, BundleSet, Clock, Publisher, Random, Source, Timestamp, X509Svid};
+use spiffe_core::verify::{PeerRole, X509Verifier};
+use spiffe_core::{BoxFuture, BundleSet, Publisher, Source, Timestamp, X509Svid};
 use spiffe_proto::workload::X509svidResponse;
 
-use super::backoff::Jitter;
-use super::follow::{Applied, Feed, Following, Refused, Settings};
-use super::{DEFAULT_START_TIMEOUT, SourceStatus, StartError};
+use super::builder::{Common, common_settings};
+use super::follow::{Applied, Feed, Following, Refused};
+use super::{SourceStatus, StartError};
 use crate::client::{Responses, WorkloadApiClient};
-use crate::endpoint::Endpoint;
-use crate::error::{ClientError, ResponseError};
+use crate::error::ClientError;
 use crate::update::X509Reader;
 
 /// Follows FetchX509SVID and publishes every update; clones are handles to the same task.
@@ -22,7 +21,10 @@ use crate::update::X509Reader;
 /// - The connection is lost: what is published stays and is asked for again, at once and then with back-off.
 /// - The Workload API has nothing for the workload (PERMISSION_DENIED): SVIDs and bundles are withdrawn, at once or
 ///   after a grace (Workload API §5.2.1), and asked for again with back-off.
-/// - An update cannot be used: it is discarded and reported in [`status`](Self::status), the last good one stays.
+/// - An update breaks a rule of the Workload API: it is discarded and reported in [`status`](Self::status), the last
+///   good one stays.
+/// - An update's SVIDs have expired or do not verify with the bundle that came with them: the last good ones stay, the
+///   bundles are used.
 /// - The request is refused as such (INVALID_ARGUMENT, UNIMPLEMENTED): nothing is asked again.
 ///
 /// The task ends with [`shutdown`](Self::shutdown) or when the last handle is dropped; what it published stays
@@ -35,7 +37,7 @@ pub struct X509Source {
 
 impl X509Source {
     /// Starts with defaults: the endpoint that `SPIFFE_ENDPOINT_SOCKET` names, waiting up to
-    /// [`DEFAULT_START_TIMEOUT`] for the first good update.
+    /// [`DEFAULT_START_TIMEOUT`](super::DEFAULT_START_TIMEOUT) for the first good update.
     ///
     /// # Errors
     ///
@@ -61,17 +63,7 @@ impl X509Source {
 
     /// How the source fares.
     pub fn status(&self) -> SourceStatus {
-        let state = self.following.state();
-        let current = self.publisher.load();
-        SourceStatus {
-            revision: current.revision(),
-            endpoint: state.endpoint,
-            last_error: state.last_error,
-            last_update: state.last_update,
-            notices: state.notices,
-            expires_at: current.svids().iter().map(|svid| svid.not_after()).min(),
-            withdrawn: state.withdrawn,
-        }
+        super::status(&self.following, &self.publisher)
     }
 
     /// Stops following and returns once nothing runs any more. What is published stays as it is.
@@ -98,48 +90,15 @@ impl fmt::Debug for X509Source {
 type Picker = Box<dyn Fn(&[Arc<X509Svid>]) -> Result<usize, SourceError> + Send + Sync>;
 
 /// Settings of an [`X509Source`].
+#[derive(Default)]
 #[must_use]
 pub struct X509SourceBuilder {
-    client: Option<WorkloadApiClient>,
-    endpoint: Option<Endpoint>,
-    clock: Option<Arc<dyn Clock>>,
-    crypto: Option<Arc<dyn CryptoProvider>>,
-    random: Arc<dyn Random>,
+    common: Common,
     picker: Option<Picker>,
-    timeout: Duration,
-    withdrawal_grace: Duration,
 }
 
 impl X509SourceBuilder {
-    /// The client to follow the stream with, and with it endpoint, clock and cryptography.
-    pub fn client(mut self, client: WorkloadApiClient) -> Self {
-        self.client = Some(client);
-        self
-    }
-
-    /// The endpoint; the one that `SPIFFE_ENDPOINT_SOCKET` names otherwise.
-    pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
-        self.endpoint = Some(endpoint);
-        self
-    }
-
-    /// The clock; the system's otherwise.
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = Some(clock);
-        self
-    }
-
-    /// The cryptography that reads keys; AWS-LC otherwise, by the feature `aws-lc-rs`.
-    pub fn crypto(mut self, crypto: Arc<dyn CryptoProvider>) -> Self {
-        self.crypto = Some(crypto);
-        self
-    }
-
-    /// The randomness that spreads reconnections.
-    pub fn random(mut self, random: Arc<dyn Random>) -> Self {
-        self.random = random;
-        self
-    }
+    common_settings!();
 
     /// The default identity is the first SVID that carries `hint`, instead of the first of all.
     ///
@@ -170,26 +129,13 @@ impl X509SourceBuilder {
         self
     }
 
-    /// How long [`build`](Self::build) waits for the first good update; [`DEFAULT_START_TIMEOUT`] otherwise.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
-    }
-
-    /// How long SVIDs and bundles stay in use after PERMISSION_DENIED; not at all otherwise, as the standard says
-    /// (Workload API §5.2.1).
-    pub fn withdrawal_grace(mut self, grace: Duration) -> Self {
-        self.withdrawal_grace = grace;
-        self
-    }
-
     /// Starts and waits for the first good update.
     ///
     /// # Errors
     ///
     /// [`StartError`]; the source is then stopped.
     pub async fn build(self) -> Result<X509Source, StartError> {
-        let timeout = self.timeout;
+        let timeout = self.common.timeout;
         let source = self.start()?;
         source.ready(timeout).await?;
         Ok(source)
@@ -201,20 +147,14 @@ impl X509SourceBuilder {
     ///
     /// What is wrong with the settings, or [`StartError::NoRuntime`].
     pub fn start(self) -> Result<X509Source, StartError> {
-        let client = match self.client {
-            Some(client) => client,
-            None => super::client(self.endpoint, self.clock, self.crypto)?,
-        };
+        let settings = self.common.settings()?;
+        let crypto = settings.client.crypto();
         let publisher = Publisher::new();
         let feed = X509Feed {
-            reader: X509Reader::new(client.crypto().clone()),
+            verifier: X509Verifier::new(&**crypto),
+            reader: X509Reader::new(crypto.clone()),
             publisher: publisher.clone(),
             picker: self.picker,
-        };
-        let settings = Settings {
-            client,
-            random: self.random,
-            grace: self.withdrawal_grace,
         };
         Ok(X509Source {
             publisher,
@@ -223,36 +163,48 @@ impl X509SourceBuilder {
     }
 }
 
-impl Default for X509SourceBuilder {
-    fn default() -> Self {
-        Self {
-            client: None,
-            endpoint: None,
-            clock: None,
-            crypto: None,
-            random: Arc::new(Jitter),
-            picker: None,
-            timeout: DEFAULT_START_TIMEOUT,
-            withdrawal_grace: Duration::ZERO,
-        }
-    }
-}
-
 impl fmt::Debug for X509SourceBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("X509SourceBuilder")
-            .field("client", &self.client)
-            .field("endpoint", &self.endpoint)
-            .field("timeout", &self.timeout)
-            .field("withdrawal_grace", &self.withdrawal_grace)
+            .field("common", &self.common)
             .finish_non_exhaustive()
     }
 }
 
 struct X509Feed {
     reader: X509Reader,
+    verifier: X509Verifier,
     publisher: Publisher,
     picker: Option<Picker>,
+}
+
+impl X509Feed {
+    /// Whether an SVID can be used with the bundle that came with it.
+    fn check(&self, svid: &X509Svid, bundles: &BundleSet, now: Timestamp) -> Result<(), String> {
+        let not_after = svid.not_after();
+        if not_after < now {
+            return Err(format!("the SVID of {} expired at {not_after}", svid.id()));
+        }
+        let own = bundles.get(svid.trust_domain());
+        if own.is_none_or(|own| own.x509_authorities().is_empty()) {
+            // A trust domain that trusts nobody has nothing to measure the SVID by.
+            return Ok(());
+        }
+        // A workload's clock may be behind its authority's: the SVID is about to be valid for everybody else.
+        let at = now.max(svid.not_before());
+        self.verifier
+            .verify(svid.chain(), bundles, at, PeerRole::Unspecified)
+            .map(drop)
+            .map_err(|error| format!("the SVID of {} does not verify: {error}", svid.id()))
+    }
+
+    /// The SVIDs in the order that they are published in.
+    fn ordered(&self, svids: &[Arc<X509Svid>]) -> Result<Vec<Arc<X509Svid>>, SourceError> {
+        let mut svids = svids.to_vec();
+        let at = self.picker.as_ref().map_or(Ok(0), |pick| pick(&svids))?;
+        svids[..=at].rotate_right(1);
+        Ok(svids)
+    }
 }
 
 impl Feed for X509Feed {
@@ -266,36 +218,35 @@ impl Feed for X509Feed {
         Box::pin(client.open_x509())
     }
 
+    /// SVIDs that cannot be used do not replace those that can, but their bundles count all the same: an authority that
+    /// is gone must not stay trusted for the sake of an SVID that it issued.
     fn apply(&mut self, response: X509svidResponse, now: Timestamp) -> Result<Applied, Refused> {
         let context = self.reader.read(response)?;
-        if let Some(expired) = context.svids().iter().find(|svid| svid.not_after() < now) {
-            return Err(Refused::Response(ResponseError::Expired {
-                id: expired.id().clone(),
-                not_after: expired.not_after(),
-            }));
-        }
-        let mut svids = context.svids().to_vec();
-        let mut lacks = None;
-        match self.picker.as_ref().map_or(Ok(0), |pick| pick(&svids)) {
-            Ok(at) => svids[..=at].rotate_right(1),
-            Err(error) => {
-                svids.clear();
-                lacks = Some(error.to_string());
-            }
-        }
+        let bundles = context.bundles();
         let current = self.publisher.load();
+        let unusable = context
+            .svids()
+            .iter()
+            .find_map(|svid| self.check(svid, bundles, now).err());
+        let (svids, problem) = match (unusable, self.ordered(context.svids())) {
+            (Some(problem), _) => (current.svids().to_vec(), Some(problem)),
+            (None, Ok(svids)) => (svids, None),
+            (None, Err(missing)) => (Vec::new(), Some(missing.to_string())),
+        };
+        let is_enough = !svids.is_empty();
         let is_known = svids.len() == current.svids().len()
             && svids
                 .iter()
                 .zip(current.svids())
                 .all(|(a, b)| Arc::ptr_eq(a, b))
-            && Arc::ptr_eq(context.bundles(), current.bundles());
+            && Arc::ptr_eq(bundles, current.bundles());
         if !is_known {
-            self.publisher.publish(svids, context.bundles().clone())?;
+            self.publisher.publish(svids, bundles.clone())?;
         }
         Ok(Applied {
             notices: context.notices().to_vec(),
-            lacks,
+            problem,
+            is_enough,
         })
     }
 

@@ -52,10 +52,20 @@ async fn every_call_carries_the_security_header() {
     let bundles = f.client.watch_x509_bundles().await.unwrap().next().await;
     assert_eq!(bundles.unwrap().bundles().len(), 1);
     f.client.validate_jwt_svid("t", "a").await.unwrap_err();
+    f.client.fetch_jwt_svids(["a"], None).await.unwrap_err();
+    f.api.jwt_bundles.fail(Status::unavailable(""));
+    let mut bundles = f.client.watch_jwt_bundles().await.unwrap();
+    bundles.next().await.unwrap_err();
     let calls = f.api.calls();
     assert_eq!(
         calls.iter().map(|call| call.rpc).collect::<Vec<_>>(),
-        ["FetchX509SVID", "FetchX509Bundles", "ValidateJWTSVID"]
+        [
+            "FetchX509SVID",
+            "FetchX509Bundles",
+            "ValidateJWTSVID",
+            "FetchJWTSVID",
+            "FetchJWTBundles"
+        ]
     );
     assert!(
         calls.iter().all(|call| call.header == ["true"]),

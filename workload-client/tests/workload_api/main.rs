@@ -5,5 +5,6 @@
 )]
 
 mod client;
+mod jwt_source;
 mod support;
 mod x509_source;

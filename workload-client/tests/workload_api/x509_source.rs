@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use spiffe_proto::workload::X509svid;
 use spiffe_workload_client::source::{EndpointState, FIRST_DELAY, X509SourceBuilder};
 use spiffe_workload_client::spiffe_core::snapshot::{Rejection, SourceError};
 use spiffe_workload_client::spiffe_core::{Rule, Source, TrustDomainRef, Watch};
@@ -207,7 +208,7 @@ async fn responses_with_an_empty_field_are_discarded_and_the_old_svid_serves_on(
     let f = Fixture::new();
     let source = f.source().await;
     let first = source.current();
-    let empty = |change: fn(&mut spiffe_proto::workload::X509svid)| {
+    let empty = |change: fn(&mut X509svid)| {
         let mut svid = f.ca.svid("/bad");
         change(&mut svid);
         update([svid])
@@ -251,18 +252,62 @@ async fn an_empty_bundle_is_a_trust_domain_that_trusts_nobody() {
     assert!(source.bundle(EAST).unwrap().x509_authorities().is_empty());
 }
 
-#[tokio::test]
-async fn an_expired_svid_is_discarded() {
+/// An update whose SVID cannot be used leaves the SVID that can, and brings its bundles all the same.
+async fn check_unusable(svid: impl Fn(&Ca) -> X509svid, reason: &str) {
     let f = Fixture::new();
     let source = f.source().await;
-    let expired = START - Duration::from_secs(1);
-    f.api.x509.send(update([f.ca.svid_until("/old", expired)]));
+    let held = source.current();
+    let mut bad = update([svid(&f.ca)]);
+    let west = Ca::new("west.example").bundle();
+    bad.federated_bundles = [("spiffe://west.example".into(), west)].into();
+    f.api.x509.send(bad.clone());
+    source.changed(held.revision()).await;
+    assert!(Arc::ptr_eq(
+        source.current().svid().unwrap(),
+        held.svid().unwrap()
+    ));
+    assert!(source.bundle(WEST).is_ok());
     let says_so = || {
         let error = source.status().last_error;
-        error.is_some_and(|error| error.contains("expired"))
+        error.is_some_and(|error| error.contains(reason))
     };
     until(says_so).await;
-    assert_eq!(path(&source), "/web");
+
+    // At the start there is nothing to keep: the source is not ready.
+    f.api.x509.send(bad);
+    let fresh = f.builder().start().unwrap();
+    fresh.changed(fresh.current().revision()).await;
+    assert!(fresh.svid().is_err());
+    f.api.x509.send(f.ca.update("/good"));
+    fresh.ready(Duration::from_secs(1)).await.unwrap();
+    assert_eq!(path(&fresh), "/good");
+    assert_eq!(fresh.status().last_error, None);
+}
+
+#[tokio::test]
+async fn an_expired_svid_does_not_replace_a_good_one() {
+    let expired = START - Duration::from_secs(1);
+    check_unusable(|ca| ca.svid_until("/old", expired), "expired").await;
+}
+
+#[tokio::test]
+async fn an_svid_of_another_authority_does_not_replace_a_good_one() {
+    let foreign = |ca: &Ca| {
+        let mut svid = Ca::new("east.example").svid("/foreign");
+        svid.bundle = ca.bundle();
+        svid
+    };
+    check_unusable(foreign, "does not verify").await;
+}
+
+#[tokio::test]
+async fn an_svid_with_a_bad_signature_does_not_replace_a_good_one() {
+    let broken = |ca: &Ca| {
+        let mut svid = ca.svid("/broken");
+        *svid.x509_svid.last_mut().unwrap() ^= 1;
+        svid
+    };
+    check_unusable(broken, "does not verify").await;
 }
 
 #[tokio::test]

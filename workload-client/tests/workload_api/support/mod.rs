@@ -2,6 +2,7 @@
 
 pub(crate) mod ca;
 pub(crate) mod clock;
+pub(crate) mod jwt;
 pub(crate) mod server;
 
 /// Lets everything else run until `condition` holds.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use futures_util::stream::{self, Stream};
 use spiffe_proto::workload::spiffe_workload_api_server::{
@@ -78,9 +78,11 @@ impl<M: Clone + Send + Sync + 'static> Script<M> {
         }))
     }
 
-    /// The last answer, as a unary call gives it.
-    fn last(&self) -> Result<Response<M>, Status> {
-        match self.answers.borrow().last() {
+    /// The last answer, as a unary call gives it; waits for one.
+    async fn last(&self) -> Result<Response<M>, Status> {
+        let mut answers = self.answers.subscribe();
+        let is_answer = |answers: &Vec<_>| !matches!(answers.last(), Some(Answer::Hang));
+        match answers.wait_for(is_answer).await.unwrap().last() {
             Some(Answer::Send(message)) => Ok(Response::new(message.clone())),
             Some(Answer::Fail(status)) => Err(status.clone()),
             _ => Err(Status::unavailable("the test has no answer")),
@@ -102,7 +104,10 @@ pub(crate) struct Call {
 pub(crate) struct Api {
     pub(crate) x509: Script<X509svidResponse>,
     pub(crate) x509_bundles: Script<X509BundlesResponse>,
+    pub(crate) jwt: Script<JwtsvidResponse>,
+    pub(crate) jwt_bundles: Script<JwtBundlesResponse>,
     pub(crate) validation: Script<ValidateJwtsvidResponse>,
+    pub(crate) jwt_requests: Mutex<Vec<JwtsvidRequest>>,
     calls: watch::Sender<Vec<Call>>,
 }
 
@@ -112,7 +117,10 @@ impl Api {
         Arc::new(Self {
             x509: Script::new(),
             x509_bundles: Script::new(),
+            jwt: Script::new(),
+            jwt_bundles: Script::new(),
             validation: Script::new(),
+            jwt_requests: Mutex::default(),
             calls,
         })
     }
@@ -164,16 +172,19 @@ impl SpiffeWorkloadApi for Api {
 
     async fn fetch_jwtsvid(
         &self,
-        _: Request<JwtsvidRequest>,
+        request: Request<JwtsvidRequest>,
     ) -> Result<Response<JwtsvidResponse>, Status> {
-        Err(Status::unimplemented(""))
+        self.note("FetchJWTSVID", &request);
+        self.jwt_requests.lock().unwrap().push(request.into_inner());
+        self.jwt.last().await
     }
 
     async fn fetch_jwt_bundles(
         &self,
-        _: Request<JwtBundlesRequest>,
+        request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        Err(Status::unimplemented(""))
+        self.note("FetchJWTBundles", &request);
+        Ok(Response::new(self.jwt_bundles.stream()))
     }
 
     async fn validate_jwtsvid(
@@ -181,7 +192,7 @@ impl SpiffeWorkloadApi for Api {
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
         self.note("ValidateJWTSVID", &request);
-        self.validation.last()
+        self.validation.last().await
     }
 
     async fn fetch_witsvid(

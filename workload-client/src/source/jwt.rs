@@ -1,0 +1,224 @@
+//! The JWT source: the workload's own tokens, and the bundles that verify those of others.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use spiffe_core::snapshot::Rejection;
+use spiffe_core::svid::JwtError;
+use spiffe_core::{
+    BoxFuture, BundleSet, JwtSvid, JwtVerifier, Publisher, Source, SpiffeId, Timestamp,
+};
+use spiffe_proto::workload::JwtBundlesResponse;
+
+use super::builder::{Common, common_settings};
+use super::follow::{Applied, Feed, Following, Refused};
+use super::tokens::Tokens;
+use super::{SourceStatus, StartError};
+use crate::client::{Responses, WorkloadApiClient};
+use crate::error::ClientError;
+use crate::update::JwtBundleReader;
+
+/// Follows FetchJWTBundles and publishes every update, and keeps the workload's own tokens; clones are handles to the
+/// same task and the same tokens.
+///
+/// Loss, withdrawal, bad updates and refusals are treated as [`X509Source`](super::X509Source) treats them.
+#[derive(Clone)]
+pub struct JwtSource {
+    publisher: Publisher,
+    following: Arc<Following>,
+    tokens: Arc<Tokens>,
+    client: WorkloadApiClient,
+    verifier: JwtVerifier,
+}
+
+impl JwtSource {
+    /// Starts with defaults: the endpoint that `SPIFFE_ENDPOINT_SOCKET` names, waiting up to
+    /// [`DEFAULT_START_TIMEOUT`](super::DEFAULT_START_TIMEOUT) for the first bundles.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`].
+    #[cfg(feature = "aws-lc-rs")]
+    pub async fn new() -> Result<Self, StartError> {
+        Self::builder().build().await
+    }
+
+    /// Settings to change.
+    pub fn builder() -> JwtSourceBuilder {
+        JwtSourceBuilder::default()
+    }
+
+    /// A token of the default identity for `audiences`, from the cache until half of its life has passed.
+    ///
+    /// A token that cannot be renewed is handed out for as long as it is valid, unless the Workload API says that it
+    /// is not to be had any more (PERMISSION_DENIED).
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`], when there is no valid token to hand out.
+    pub async fn fetch<A: Into<String>>(
+        &self,
+        audiences: impl IntoIterator<Item = A>,
+    ) -> Result<Arc<JwtSvid>, ClientError> {
+        self.token(audiences, None).await
+    }
+
+    /// As [`fetch`](Self::fetch), of one of the workload's identities.
+    ///
+    /// # Errors
+    ///
+    /// As [`fetch`](Self::fetch).
+    pub async fn fetch_as<A: Into<String>>(
+        &self,
+        id: &SpiffeId,
+        audiences: impl IntoIterator<Item = A>,
+    ) -> Result<Arc<JwtSvid>, ClientError> {
+        self.token(audiences, Some(id.clone())).await
+    }
+
+    async fn token<A: Into<String>>(
+        &self,
+        audiences: impl IntoIterator<Item = A>,
+        id: Option<SpiffeId>,
+    ) -> Result<Arc<JwtSvid>, ClientError> {
+        let audiences = audiences.into_iter().map(Into::into).collect();
+        self.tokens.get(&self.client, (audiences, id)).await
+    }
+
+    /// Verifies a token for `audience`, the name this workload goes by, with the bundle of the token's trust domain.
+    ///
+    /// # Errors
+    ///
+    /// The first rule broken.
+    pub fn verify(&self, token: &str, audience: &str) -> Result<JwtSvid, JwtError> {
+        let current = self.publisher.load();
+        let now = self.client.clock().now();
+        self.verifier
+            .verify(token, audience, current.bundles(), now)
+    }
+
+    /// Waits, up to `within`, until first bundles have been published.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`].
+    pub async fn ready(&self, within: Duration) -> Result<(), StartError> {
+        self.following.ready(within).await
+    }
+
+    /// How the source fares.
+    pub fn status(&self) -> SourceStatus {
+        super::status(&self.following, &self.publisher)
+    }
+
+    /// Stops following and returns once nothing runs any more. What is published stays as it is.
+    pub async fn shutdown(&self) {
+        self.following.shutdown().await;
+    }
+}
+
+impl Source for JwtSource {
+    fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+}
+
+impl fmt::Debug for JwtSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JwtSource")
+            .field("status", &self.status())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Settings of a [`JwtSource`].
+#[derive(Debug, Default)]
+#[must_use]
+pub struct JwtSourceBuilder {
+    common: Common,
+    verifier: Option<JwtVerifier>,
+}
+
+impl JwtSourceBuilder {
+    common_settings!();
+
+    /// The verifier, with its limits; one with the default limits otherwise.
+    pub fn verifier(mut self, verifier: JwtVerifier) -> Self {
+        self.verifier = Some(verifier);
+        self
+    }
+
+    /// Starts and waits for the first bundles.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; the source is then stopped.
+    pub async fn build(self) -> Result<JwtSource, StartError> {
+        let timeout = self.common.timeout;
+        let source = self.start()?;
+        source.ready(timeout).await?;
+        Ok(source)
+    }
+
+    /// Starts without waiting: nobody's token is verified until the first update.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the settings, or [`StartError::NoRuntime`].
+    pub fn start(self) -> Result<JwtSource, StartError> {
+        let settings = self.common.settings()?;
+        let client = settings.client.clone();
+        let publisher = Publisher::new();
+        let feed = JwtFeed {
+            reader: JwtBundleReader::new(client.crypto().clone()),
+            publisher: publisher.clone(),
+        };
+        Ok(JwtSource {
+            publisher,
+            following: Arc::new(Following::start(feed, settings)?),
+            tokens: Arc::default(),
+            verifier: self
+                .verifier
+                .unwrap_or_else(|| JwtVerifier::new(&**client.crypto())),
+            client,
+        })
+    }
+}
+
+struct JwtFeed {
+    reader: JwtBundleReader,
+    publisher: Publisher,
+}
+
+impl Feed for JwtFeed {
+    type Response = JwtBundlesResponse;
+
+    const NAME: &'static str = "jwt";
+
+    fn open(
+        client: &WorkloadApiClient,
+    ) -> BoxFuture<'_, Result<Responses<JwtBundlesResponse>, ClientError>> {
+        Box::pin(client.open_jwt_bundles())
+    }
+
+    fn apply(&mut self, response: JwtBundlesResponse, _: Timestamp) -> Result<Applied, Refused> {
+        let update = self.reader.read(response)?;
+        if !Arc::ptr_eq(update.bundles(), self.publisher.load().bundles()) {
+            self.publisher.publish([], update.bundles().clone())?;
+        }
+        Ok(Applied {
+            notices: update.notices().to_vec(),
+            problem: None,
+            is_enough: true,
+        })
+    }
+
+    fn withdraw(&mut self) -> Result<(), Rejection> {
+        self.reader.forget();
+        if !self.publisher.load().bundles().is_empty() {
+            self.publisher.publish([], BundleSet::new())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,275 @@
+//! The JWT source: tokens of one's own, bundles for those of others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use spiffe_proto::workload::{Jwtsvid, JwtsvidRequest};
+use spiffe_workload_client::spiffe_core::svid::JwtError;
+use spiffe_workload_client::spiffe_core::{Clock, Source, SpiffeId, TrustDomainRef, Watch};
+use spiffe_workload_client::{ClientError, JwtSource, ResponseError, WorkloadApiClient};
+use tonic::Status;
+
+use crate::support::clock::{START, VirtualClock};
+use crate::support::jwt::{JwtCa, bundles, tokens};
+use crate::support::server::{Answer, Api, Place, Running};
+use crate::support::until;
+
+const LIFE: Duration = Duration::from_secs(300);
+const WEST: TrustDomainRef<'_> = TrustDomainRef::literal("west.example");
+
+struct Fixture {
+    api: Arc<Api>,
+    server: Running,
+    clock: Arc<VirtualClock>,
+    client: WorkloadApiClient,
+    ca: JwtCa,
+    _place: Place,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let (api, place) = (Api::new(), Place::new());
+        let (clock, ca) = (Arc::new(VirtualClock::new()), JwtCa::new("east.example"));
+        api.jwt_bundles.send(bundles([ca.bundle()]));
+        Self {
+            server: Running::start(&api, &place.path()),
+            client: WorkloadApiClient::builder(place.endpoint())
+                .clock(clock.clone())
+                .build(),
+            api,
+            clock,
+            ca,
+            _place: place,
+        }
+    }
+
+    async fn source(&self) -> JwtSource {
+        let builder = JwtSource::builder().client(self.client.clone());
+        builder.build().await.unwrap()
+    }
+
+    /// The Workload API issues from now on a token of `/web` for `db`.
+    async fn issue(&self) -> Jwtsvid {
+        let token = self.ca.token("/web", &["db"], self.clock.now(), LIFE).await;
+        self.api.jwt.send(tokens([token.clone()]));
+        token
+    }
+
+    fn asked(&self) -> Vec<JwtsvidRequest> {
+        self.api.jwt_requests.lock().unwrap().clone()
+    }
+}
+
+#[tokio::test]
+async fn a_request_names_audiences_and_identity() {
+    let f = Fixture::new();
+    let id: SpiffeId = "spiffe://east.example/web".parse().unwrap();
+    let both = f.ca.token("/web", &["a", "b"], START, LIFE).await;
+    f.api.jwt.send(tokens([both.clone()]));
+    let svids = f
+        .client
+        .fetch_jwt_svids(["a", "b"], Some(&id))
+        .await
+        .unwrap();
+    assert_eq!(svids[0].secret_token(), both.svid);
+    assert_eq!(svids[0].id(), &id);
+    f.client.fetch_jwt_svids(["a"], None).await.unwrap();
+    let request = |audience: &[&str], spiffe_id: &str| JwtsvidRequest {
+        audience: audience.iter().map(ToString::to_string).collect(),
+        spiffe_id: spiffe_id.into(),
+    };
+    assert_eq!(
+        f.asked(),
+        [request(&["a", "b"], id.as_str()), request(&["a"], "")]
+    );
+}
+
+#[tokio::test]
+async fn tokens_that_are_not_what_was_asked_for_are_discarded() {
+    let f = Fixture::new();
+    let good = f.ca.token("/web", &["db"], START, LIFE).await;
+    let with = |change: fn(&mut Jwtsvid)| {
+        let mut token = good.clone();
+        change(&mut token);
+        token
+    };
+    let other: SpiffeId = "spiffe://east.example/other".parse().unwrap();
+    let ask = async |svids: Vec<Jwtsvid>, audience: &str, id: Option<&SpiffeId>| {
+        f.api.jwt.send(tokens(svids));
+        match f.client.fetch_jwt_svids([audience], id).await {
+            Err(ClientError::Response(error)) => Some(error),
+            Err(other) => panic!("{other}"),
+            Ok(_) => None,
+        }
+    };
+    let empty = |field: &str| ResponseError::EmptyField {
+        field: field.into(),
+    };
+    assert_eq!(ask(vec![good.clone()], "db", None).await, None);
+    assert_eq!(ask(vec![], "db", None).await, Some(empty("svids")));
+    assert_eq!(
+        ask(vec![with(|t| t.spiffe_id.clear())], "db", None).await,
+        Some(empty("svids[0].spiffe_id"))
+    );
+    assert_eq!(
+        ask(vec![good.clone(), with(|t| t.svid.clear())], "db", None).await,
+        Some(empty("svids[1].svid"))
+    );
+    assert!(matches!(
+        ask(vec![with(|t| t.svid.truncate(9))], "db", None).await,
+        Some(ResponseError::Jwt { index: 0, .. })
+    ));
+    assert!(matches!(
+        ask(vec![with(|t| t.spiffe_id.push('x'))], "db", None).await,
+        Some(ResponseError::IdMismatch { .. })
+    ));
+    assert!(matches!(
+        ask(vec![good.clone()], "db", Some(&other)).await,
+        Some(ResponseError::JwtIdentity { .. })
+    ));
+    assert!(matches!(
+        ask(vec![good.clone()], "mail", None).await,
+        Some(ResponseError::JwtAudience { .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_token_is_verified_for_its_audience_only() {
+    let f = Fixture::new();
+    let token = f.issue().await.svid;
+    let source = f.source().await;
+    assert_eq!(source.fetch(["db"]).await.unwrap().secret_token(), token);
+    let verified = source.verify(&token, "db").unwrap();
+    assert_eq!(verified.id().as_str(), "spiffe://east.example/web");
+    let error = source.verify(&token, "mail").unwrap_err();
+    assert!(matches!(error, JwtError::Audience { .. }), "{error}");
+    f.clock.advance(LIFE * 2);
+    let error = source.verify(&token, "db").unwrap_err();
+    assert!(matches!(error, JwtError::Expired { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn bundles_follow_the_workload_api() {
+    let f = Fixture::new();
+    let west = JwtCa::new("west.example");
+    let token = west.token("/a", &["db"], START, LIFE).await.svid;
+    let source = f.source().await;
+    assert!(source.verify(&token, "db").is_err());
+    let federated = async |entries| {
+        let before = source.current().revision();
+        f.api.jwt_bundles.send(bundles(entries));
+        source.changed(before).await;
+    };
+    federated(vec![f.ca.bundle(), west.bundle()]).await;
+    source.verify(&token, "db").unwrap();
+
+    // Unreadable: the last good one stays, the own bundle rotates on.
+    let new_ca = JwtCa::new("east.example");
+    let own = new_ca.token("/web", &["db"], START, LIFE).await.svid;
+    assert!(source.verify(&own, "db").is_err());
+    let bad = ("spiffe://west.example".into(), b"{".to_vec());
+    federated(vec![new_ca.bundle(), bad]).await;
+    source.verify(&token, "db").unwrap();
+    source.verify(&own, "db").unwrap();
+    until(|| !source.status().notices.is_empty()).await;
+    let notice = source.status().notices[0].to_string();
+    assert!(notice.contains("west.example cannot be read"), "{notice}");
+
+    // Empty and absent: nobody of it is trusted.
+    let none = ("spiffe://west.example".into(), br#"{"keys":[]}"#.to_vec());
+    federated(vec![new_ca.bundle(), none]).await;
+    assert!(source.bundle(WEST).unwrap().jwt_authorities().is_empty());
+    assert!(source.verify(&token, "db").is_err());
+    federated(vec![new_ca.bundle()]).await;
+    assert!(source.bundle(WEST).is_err());
+
+    // No bundle at all is no message.
+    f.api.jwt_bundles.send(bundles([]));
+    let says_so = || {
+        let error = source.status().last_error;
+        error.is_some_and(|error| error.contains("bundles is empty"))
+    };
+    until(says_so).await;
+    source.verify(&own, "db").unwrap();
+
+    let before = source.current().revision();
+    f.api.jwt_bundles.fail(Status::permission_denied("gone"));
+    source.changed(before).await;
+    assert!(source.current().bundles().is_empty());
+    assert!(source.verify(&own, "db").is_err());
+}
+
+#[tokio::test]
+async fn a_token_comes_from_the_cache_until_half_of_its_life() {
+    let f = Fixture::new();
+    let first = f.issue().await.svid;
+    let source = f.source().await;
+    for _ in 0..3 {
+        assert_eq!(source.fetch(["db"]).await.unwrap().secret_token(), first);
+        f.clock.advance(LIFE / 8);
+    }
+    assert_eq!(f.asked().len(), 1);
+    f.clock.advance(LIFE / 8);
+    let second = f.issue().await.svid;
+    assert_eq!(source.fetch(["db"]).await.unwrap().secret_token(), second);
+    assert_eq!(f.asked().len(), 2);
+    // Another identity is another token.
+    let id: SpiffeId = "spiffe://east.example/web".parse().unwrap();
+    source.fetch_as(&id, ["db"]).await.unwrap();
+    assert_eq!(f.asked().len(), 3);
+}
+
+#[tokio::test]
+async fn a_token_that_cannot_be_renewed_serves_while_it_is_valid() {
+    let mut f = Fixture::new();
+    let token = f.issue().await.svid;
+    let source = f.source().await;
+    source.fetch(["db"]).await.unwrap();
+    f.server.kill();
+    f.clock.advance(LIFE / 2);
+    assert_eq!(source.fetch(["db"]).await.unwrap().secret_token(), token);
+    f.clock.advance(LIFE / 2);
+    let error = source.fetch(["db"]).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+}
+
+#[tokio::test]
+async fn a_token_that_is_denied_serves_no_longer() {
+    let f = Fixture::new();
+    f.issue().await;
+    let source = f.source().await;
+    source.fetch(["db"]).await.unwrap();
+    f.clock.advance(LIFE / 2);
+    f.api.jwt.fail(Status::permission_denied("gone"));
+    let error = source.fetch(["db"]).await.unwrap_err();
+    assert!(matches!(error, ClientError::PermissionDenied { .. }));
+    f.api.jwt.fail(Status::unavailable(""));
+    let error = source.fetch(["db"]).await.unwrap_err();
+    assert!(matches!(error, ClientError::Unavailable { .. }));
+}
+
+#[tokio::test]
+async fn those_who_ask_together_share_one_request_and_its_outcome() {
+    let f = Fixture::new();
+    f.api.jwt.add(Answer::Hang);
+    let source = f.source().await;
+    let ask = || source.fetch(["db"]);
+    let (a, b, c, ()) = tokio::join!(ask(), ask(), ask(), async {
+        until(|| f.asked().len() == 1).await;
+        f.api.jwt.fail(Status::unavailable("later"));
+    });
+    for result in [a, b, c] {
+        let error = result.unwrap_err();
+        assert!(matches!(error, ClientError::Unavailable { .. }), "{error}");
+    }
+    assert_eq!(f.asked().len(), 1);
+
+    f.api.jwt.add(Answer::Hang);
+    let (a, b, token) = tokio::join!(ask(), ask(), async {
+        until(|| f.asked().len() == 2).await;
+        f.issue().await.svid
+    });
+    assert_eq!(a.unwrap().secret_token(), token);
+    assert_eq!(b.unwrap().secret_token(), token);
+    assert_eq!(f.asked().len(), 2);
+}
