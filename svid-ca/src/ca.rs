@@ -786,6 +786,16 @@ impl TrustDomainCaBuilder {
                 "certificates count in whole seconds, so two seconds is the least",
             );
         }
+        let life = self.authorities.lifetime;
+        let rollover = &self.authorities.rollover;
+        let (prepare, activate) = (rollover.prepare.of(life), rollover.activate.of(life));
+        if prepare >= life || activate >= prepare {
+            return setting(
+                "the rollover of authorities",
+                rollover,
+                "the next one is prepared during the life of the active one, and activated after that",
+            );
+        }
         for ttl in [self.settings.x509_svid_ttl, self.settings.jwt_svid_ttl] {
             if ttl < Duration::from_secs(1) {
                 return setting(

@@ -281,7 +281,11 @@ impl State {
             }
             (None, _) => (self.clone(), vec![self.generate(kind)]),
             (Some(prepared), active) => {
-                let laggards = evidence.laggards(prepared.published, rules.grade);
+                let laggards = match slots.active() {
+                    Some(_) => evidence.laggards(prepared.published, rules.grade),
+                    // The first of its kind: nobody trusts another instead.
+                    None => Vec::new(),
+                };
                 let deadline = active.map_or(now, |active| before_end(active, rules.activate));
                 let published_for = now.saturating_since(prepared.published_at);
                 let known = laggards.is_empty() && published_for >= rules.publish_ahead;
@@ -418,7 +422,8 @@ impl State {
 
 /// When `threshold` of an authority's life is left.
 fn before_end(authority: &Authority, threshold: Threshold) -> Timestamp {
-    let life = authority.not_after.saturating_since(authority.not_before);
+    // Backdating adds nothing to the time in which it can sign.
+    let life = authority.not_after.saturating_since(authority.published_at);
     authority.not_after - threshold.of(life)
 }
 
