@@ -1,6 +1,5 @@
 //! Bundles: finding one among many, and reading a document.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::hint::black_box;
@@ -8,7 +7,7 @@ use std::sync::Arc;
 
 use serde::de::IgnoredAny;
 use spiffe_core::pki_types::CertificateDer;
-use spiffe_core::{Bundle, BundleSet, TrustDomain};
+use spiffe_core::{Bundle, BundleSet, SpiffeIdError, TrustDomain, TrustDomainRef};
 
 use super::Measured;
 use crate::Effort;
@@ -19,32 +18,25 @@ use crate::report::{Budget, Row};
 pub(crate) const LOOKUP: &str = "bundle/lookup/10000";
 pub(crate) const DOCUMENT: &str = "bundle/parse/10";
 
-/// Looks up every trust domain, in an order that no cache foresees. The other table differs in its hash alone, the
+/// Looks names up all over the set, the names themselves lying elsewhere. The other table differs in its hash alone, the
 /// cheapest that spreads names at all.
 pub(crate) fn lookup(effort: Effort) -> Measured {
-    let names = (0..DOMAINS)
-        .map(|number| TrustDomain::parse(&format!("td{number}.example.org")))
-        .collect::<Result<Vec<_>, _>>()?;
-    let set: BundleSet = names.iter().cloned().map(Bundle::new).collect();
+    let name = |number| TrustDomain::parse(&format!("td{number}.example.org"));
+    let set: BundleSet = (0..DOMAINS)
+        .map(|number| Ok(Bundle::new(name(number)?)))
+        .collect::<Result<_, SpiffeIdError>>()?;
     let table: HashMap<Arc<str>, Arc<Bundle>, BuildHasherDefault<Multiply>> = set
         .iter()
         .map(|bundle| (bundle.trust_domain().as_str().into(), bundle.clone()))
         .collect();
-    // A stride without a common divisor visits all.
-    let asked: Vec<_> = (0..DOMAINS)
-        .map(|number| names[number * 7919 % DOMAINS].as_ref())
-        .collect();
-    let next = |position: &Cell<usize>| {
-        let at = position.get();
-        position.set((at + 1) % DOMAINS);
-        asked[at]
-    };
-    let (ours_at, theirs_at) = (Cell::new(0), Cell::new(DOMAINS / 2));
+    let asked = pseudo_random(DOMAINS)
+        .map(|draw| name(draw % DOMAINS))
+        .collect::<Result<Vec<_>, _>>()?;
     let [ours, theirs] = in_turns(
         effort.span,
         [
-            contender(|| set.get(black_box(next(&ours_at))).is_some()),
-            contender(|| table.contains_key(black_box(next(&theirs_at)).as_str())),
+            contender(draw(&asked, |name| set.get(name).is_some())),
+            contender(draw(&asked, |name| table.contains_key(name.as_str()))),
         ],
     );
     Ok(vec![Row::new(
@@ -55,6 +47,24 @@ pub(crate) fn lookup(effort: Effort) -> Measured {
         theirs,
         Budget::AtMost(20.0),
     )])
+}
+
+/// Asks for one name after the other, round and round.
+fn draw(asked: &[TrustDomain], ask: impl Fn(TrustDomainRef<'_>) -> bool) -> impl FnMut() -> bool {
+    let mut names = asked.iter().cycle();
+    move || {
+        names
+            .next()
+            .is_some_and(|name| ask(black_box(name.as_ref())))
+    }
+}
+
+/// Numbers in an order that no cache foresees, the same in every run.
+fn pseudo_random(count: usize) -> impl Iterator<Item = usize> {
+    let step = |seed: &u64| Some(seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
+    std::iter::successors(Some(1), step)
+        .map(|seed: u64| (seed >> 33) as usize)
+        .take(count)
 }
 
 /// The floor skims the JSON and has webpki read each certificate; it decodes no base64 and compares nothing.
@@ -105,14 +115,28 @@ const NAME: &str = "example.org";
 #[derive(Default)]
 struct Multiply(u64);
 
+impl Multiply {
+    fn mix(&mut self, word: u64) {
+        let product = u128::from(self.0 ^ word) * 0x9e37_79b9_7f4a_7c15;
+        self.0 = (product >> 64) as u64 ^ product as u64;
+    }
+}
+
 impl Hasher for Multiply {
     fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            let product = u128::from(self.0 ^ u64::from_le_bytes(word)) * 0x9e37_79b9_7f4a_7c15;
-            self.0 = (product >> 64) as u64 ^ product as u64;
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            self.mix(u64::from_le_bytes(*word));
         }
+        if let Some(last) = bytes.last_chunk::<8>() {
+            self.mix(u64::from_le_bytes(*last));
+        } else {
+            rest.iter().for_each(|byte| self.mix(u64::from(*byte)));
+        }
+    }
+
+    fn write_u8(&mut self, byte: u8) {
+        self.0 ^= u64::from(byte);
     }
 
     fn finish(&self) -> u64 {
