@@ -216,7 +216,7 @@ fn push_integer(out: &mut Vec<u8>, bytes: &[u8]) {
     let first = bytes
         .iter()
         .position(|byte| *byte != 0)
-        .unwrap_or(bytes.len().saturating_sub(1));
+        .unwrap_or_else(|| bytes.len().saturating_sub(1));
     let digits = &bytes[first..];
     let sign = digits.first().is_none_or(|byte| byte & 0x80 != 0);
     out.push(0x02);

@@ -110,14 +110,15 @@ impl Add<Duration> for Timestamp {
 
     /// Stops at [`Timestamp::MAX`].
     fn add(self, span: Duration) -> Self {
-        let nanos = self.nanos + span.subsec_nanos();
+        let within = Duration::from_nanos(self.nanos.into())
+            + Duration::from_nanos(span.subsec_nanos().into());
         i64::try_from(span.as_secs())
             .ok()
             .and_then(|seconds| self.seconds.checked_add(seconds))
-            .and_then(|seconds| seconds.checked_add(i64::from(nanos / 1_000_000_000)))
+            .and_then(|seconds| seconds.checked_add_unsigned(within.as_secs()))
             .map(|seconds| Self {
                 seconds,
-                nanos: nanos % 1_000_000_000,
+                nanos: within.subsec_nanos(),
             })
             .map_or(Self::MAX, |sum| sum.min(Self::MAX))
     }
@@ -248,7 +249,9 @@ fn civil_from_days(days: i64) -> (i64, u8, u8) {
 
 fn days_in_month(year: u16, month: u8) -> u8 {
     match month {
-        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+        2 if year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)) => {
+            29
+        }
         2 => 28,
         4 | 6 | 9 | 11 => 30,
         _ => 31,

@@ -1,4 +1,5 @@
 //! Mutual TLS through acceptor and connector: identities, rotation, refusals, deadlines.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! A month of rotation and rollover on the virtual clock, decided by a seed.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fmt::Write;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! Certificates made by someone else's library, for what this crate verifies.
 #![allow(
+    clippy::unwrap_used,
     dead_code,
     unreachable_pub,
     reason = "shared by test programs, each of which uses its own part"

@@ -1,5 +1,6 @@
 //! Trust domains made with rcgen, a clock that is set by hand, and handshakes over a pipe in memory.
 #![allow(
+    clippy::unwrap_used,
     dead_code,
     unreachable_pub,
     reason = "shared by test programs, each of which uses its own part"
