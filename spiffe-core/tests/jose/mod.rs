@@ -1,4 +1,8 @@
 //! Keys of every type a JWT-SVID may be signed with, and tokens and key entries made of them by hand.
+#![allow(
+    dead_code,
+    reason = "shared by test programs, each of which uses its own part"
+)]
 
 use std::sync::LazyLock;
 
