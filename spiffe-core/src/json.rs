@@ -202,7 +202,10 @@ impl<'de> Visitor<'de> for Reader<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value<'de>, A::Error> {
-        let mut object = Object::default();
+        let mut object = Object {
+            // What an entry of a bundle document has.
+            members: Vec::with_capacity(8),
+        };
         while let Some(name) = map.next_key_seed(Name)? {
             let value = map.next_value_seed(self)?;
             if name == BIG_NUMBER {

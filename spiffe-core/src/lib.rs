@@ -9,6 +9,8 @@ mod rule;
 mod time;
 
 #[cfg(feature = "svid")]
+mod base64;
+#[cfg(feature = "svid")]
 pub mod bundle;
 #[cfg(feature = "svid")]
 pub mod crypto;

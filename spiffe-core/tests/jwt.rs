@@ -2,13 +2,17 @@
 
 mod jose;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use proptest::prelude::*;
+use spiffe_core::crypto::{CryptoProvider, aws_lc_rs};
+use spiffe_core::key::{KeyError, KeyType, PrivateKey, Signer};
+use spiffe_core::pki_types::SignatureVerificationAlgorithm;
 use spiffe_core::svid::{JwtError, JwtSvid, MAX_TOKEN_BYTES};
 use spiffe_core::verify::{JwtVerifier, MAX_JWT_KEYS_TRIED};
-use spiffe_core::{Bundle, BundleSet, Rule, Timestamp, TrustDomain};
+use spiffe_core::{Bundle, BundleSet, Explanation, Outcome, Rule, Timestamp, TrustDomain};
 
 use self::jose::{KEYS, ec, ec_members, rsa_members, sign, sign_ec, token, url64};
 
@@ -45,7 +49,7 @@ fn bundles() -> BundleSet {
 }
 
 fn verifier() -> JwtVerifier {
-    JwtVerifier::new(&*spiffe_core::crypto::aws_lc_rs())
+    JwtVerifier::new(&*aws_lc_rs())
 }
 
 fn verify(token: &str) -> Result<JwtSvid, JwtError> {
@@ -53,15 +57,30 @@ fn verify(token: &str) -> Result<JwtSvid, JwtError> {
     verifier().verify(token, AUDIENCE, &bundles(), now)
 }
 
+fn explain(token: &str) -> (Result<JwtSvid, JwtError>, Explanation) {
+    let now = Timestamp::from_unix_seconds(NOW);
+    verifier().explain(token, AUDIENCE, &bundles(), now)
+}
+
 #[track_caller]
 fn accepted(token: &str) -> JwtSvid {
     verify(token).unwrap()
 }
 
-/// The token is refused for `rule`, and the message tells nothing that it must not.
+/// The token is refused for `rule`, the explanation agrees, and neither tells anything that it must not.
 #[track_caller]
 fn refused(token: &str, rule: Rule) {
     let error = verify(token).unwrap_err();
+    let (verdict, tree) = explain(token);
+    assert_eq!(verdict.unwrap_err(), error);
+    let first = tree.first_failure().unwrap();
+    assert_eq!((first.rule, &first.facts), (rule, &error.to_string()));
+    assert!(tree.to_string().len() < 10_000, "{tree}");
+    let long = token.split('.').filter(|part| part.len() > 20);
+    assert!(
+        !long.into_iter().any(|part| tree.to_string().contains(part)),
+        "{tree}"
+    );
     assert_eq!(error.rule(), rule, "{error}");
     let message = format!("{error} {error:?}");
     assert!(message.len() < 1500, "{message}");
@@ -164,6 +183,107 @@ fn the_svid_tells_its_claims() {
         svid.with_hint(Some("internal".into())).hint(),
         Some("internal")
     );
+}
+
+#[test]
+fn a_good_tokens_explanation_lists_every_rule_as_kept() {
+    let (verdict, tree) = explain(&and(r#""nbf":5"#));
+    assert!(verdict.is_ok() && tree.outcome == Outcome::Pass);
+    assert!(
+        tree.children
+            .iter()
+            .all(|node| node.outcome == Outcome::Pass)
+    );
+    let rules: Vec<_> = tree.children.iter().map(|node| node.rule).collect();
+    for pair in [
+        [Rule::JwtAlgorithm, Rule::JwtHeader],
+        [Rule::JwtHeader, Rule::JwtSubject],
+        [Rule::JwtSubject, Rule::JwtSignature],
+        [Rule::JwtSignature, Rule::JwtAudience],
+        [Rule::JwtAudience, Rule::JwtExpired],
+        [Rule::JwtExpired, Rule::JwtNotYetValid],
+    ] {
+        let at = pair.map(|rule| rules.iter().position(|one| *one == rule));
+        assert!(at[0].is_some() && at[0] < at[1], "{pair:?} in {rules:?}");
+    }
+}
+
+#[test]
+fn an_explanation_names_the_nearest_that_would_have_passed() {
+    let nearest = |token: &str| {
+        let (_, tree) = explain(token);
+        tree.first_failure()
+            .and_then(|node| node.nearest.clone())
+            .unwrap()
+    };
+    let claims = |id: &str, aud: &str| {
+        with_claims(format!(
+            r#"{{"sub":"{id}","aud":"{aud}","exp":1800000300}}"#
+        ))
+    };
+    assert_eq!(
+        nearest(&claims("spiffe://example.org/web", "x")),
+        "a token for \"db\""
+    );
+    assert_eq!(
+        nearest(&claims("spiffe://unknown.org/web", "db")),
+        "a JWT-SVID of example.org or other.org"
+    );
+    let unknown = with_header(r#"{"alg":"ES256","kid":"old"}"#);
+    assert!(nearest(&unknown).contains("\"es256\" or \"es384\""));
+}
+
+/// AWS-LC as a stranger's provider, which checks through the algorithms it hands out, and only some of them.
+#[derive(Debug)]
+struct Stranger {
+    algorithms: &'static [&'static dyn SignatureVerificationAlgorithm],
+}
+
+impl CryptoProvider for Stranger {
+    fn signature_algorithms(&self) -> &'static [&'static dyn SignatureVerificationAlgorithm] {
+        self.algorithms
+    }
+
+    fn load_key(&self, key: &PrivateKey) -> Result<Arc<dyn Signer>, KeyError> {
+        aws_lc_rs().load_key(key)
+    }
+
+    fn generate_key(&self, kind: KeyType) -> Result<PrivateKey, KeyError> {
+        aws_lc_rs().generate_key(kind)
+    }
+
+    fn sha256(&self, data: &[u8]) -> [u8; 32] {
+        aws_lc_rs().sha256(data)
+    }
+}
+
+#[test]
+fn any_providers_algorithms_give_the_same_verdicts() {
+    let now = Timestamp::from_unix_seconds(NOW);
+    let algorithms = aws_lc_rs().signature_algorithms();
+    let stranger = JwtVerifier::new(&Stranger { algorithms });
+    let none = JwtVerifier::new(&Stranger { algorithms: &[] });
+    // One set of bundles for all, so that what one verifier parses is there for the others.
+    let bundles = bundles();
+    for algorithm in [
+        "RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512",
+    ] {
+        let good = token(algorithm, &format!(r#"{{"alg":"{algorithm}"}}"#), CLAIMS);
+        let (message, signature) = good.rsplit_once('.').unwrap();
+        let forged = format!("{message}.{}", url64(vec![9; signature.len() * 3 / 4]));
+        for verifier in [&verifier(), &stranger, &verifier()] {
+            assert!(
+                verifier.verify(&good, AUDIENCE, &bundles, now).is_ok(),
+                "{algorithm}"
+            );
+            let error = verifier
+                .verify(&forged, AUDIENCE, &bundles, now)
+                .unwrap_err();
+            assert_eq!(error.rule(), Rule::JwtSignature);
+        }
+        let error = none.verify(&good, AUDIENCE, &bundles, now).unwrap_err();
+        assert_eq!(error.rule(), Rule::JwtAlgorithmUnsupported);
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ use std::time::Duration;
 pub use diff::{BundleDiff, Changes};
 pub(crate) use jwks::KeyKind;
 pub use jwks::MAX_BUNDLE_DOCUMENT_BYTES;
+pub(crate) use jwt::Check;
 pub use jwt::{JwtAuthorities, JwtAuthority};
 pub use set::BundleSet;
 pub use x509::{

@@ -162,13 +162,7 @@ impl X509Authorities {
         entries: Vec<(usize, X509Authority)>,
         mut ignored: Vec<Ignored>,
     ) -> Self {
-        let repeated: Vec<bool> = {
-            let mut seen = HashSet::with_capacity(entries.len());
-            entries
-                .iter()
-                .map(|(_, authority)| !seen.insert(&authority.certificate))
-                .collect()
-        };
+        let repeated = repeated(&entries);
         let mut authorities = Vec::with_capacity(entries.len());
         for ((index, authority), repeated) in entries.into_iter().zip(repeated) {
             if repeated {
@@ -266,6 +260,27 @@ impl<'a> IntoIterator for &'a X509Authorities {
     fn into_iter(self) -> Self::IntoIter {
         self.iter()
     }
+}
+
+/// For each entry whether its certificate stands before it already.
+fn repeated(entries: &[(usize, X509Authority)]) -> Vec<bool> {
+    // Few certificates are compared faster than hashed.
+    if entries.len() <= 16 {
+        return (0..entries.len())
+            .map(|at| {
+                let (before, from) = entries.split_at(at);
+                let twin = |(_, known): &(usize, X509Authority)| {
+                    known.certificate == from[0].1.certificate
+                };
+                before.iter().any(twin)
+            })
+            .collect();
+    }
+    let mut seen = HashSet::with_capacity(entries.len());
+    entries
+        .iter()
+        .map(|(_, authority)| !seen.insert(&authority.certificate))
+        .collect()
 }
 
 /// Every certificate of a PEM text, in order, not yet judged: RFC 7468.

@@ -7,21 +7,44 @@ use aws_lc_rs::rand::{self, SecureRandom};
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING,
     ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256,
+    VerificationAlgorithm,
 };
 use aws_lc_rs::{digest, rsa};
 use rustls_pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
 
 use super::CryptoProvider;
 use crate::key::{KeyError, KeyType, PrivateKey, SignError, SignatureAlgorithm, Signer};
+use crate::svid::JwsAlgorithm;
 use crate::time::BoxFuture;
 use crate::{Random, RandomError};
 
 #[derive(Debug)]
 pub(super) struct AwsLc;
 
+/// What checks a JWT-SVID algorithm's signatures, in X.509's form, with a key that is parsed ahead.
+pub(crate) fn verification(algorithm: JwsAlgorithm) -> &'static dyn VerificationAlgorithm {
+    use aws_lc_rs::signature as aws;
+
+    match algorithm {
+        JwsAlgorithm::Rs256 => &aws::RSA_PKCS1_2048_8192_SHA256,
+        JwsAlgorithm::Rs384 => &aws::RSA_PKCS1_2048_8192_SHA384,
+        JwsAlgorithm::Rs512 => &aws::RSA_PKCS1_2048_8192_SHA512,
+        JwsAlgorithm::Es256 => &aws::ECDSA_P256_SHA256_ASN1,
+        JwsAlgorithm::Es384 => &aws::ECDSA_P384_SHA384_ASN1,
+        JwsAlgorithm::Es512 => &aws::ECDSA_P521_SHA512_ASN1,
+        JwsAlgorithm::Ps256 => &aws::RSA_PSS_2048_8192_SHA256,
+        JwsAlgorithm::Ps384 => &aws::RSA_PSS_2048_8192_SHA384,
+        JwsAlgorithm::Ps512 => &aws::RSA_PSS_2048_8192_SHA512,
+    }
+}
+
 impl CryptoProvider for AwsLc {
     fn signature_algorithms(&self) -> &'static [&'static dyn SignatureVerificationAlgorithm] {
         webpki::ALL_VERIFICATION_ALGS
+    }
+
+    fn is_aws_lc(&self) -> bool {
+        true
     }
 
     fn load_key(&self, key: &PrivateKey) -> Result<Arc<dyn Signer>, KeyError> {

@@ -6,10 +6,9 @@
 
 use std::time::Duration;
 
-use rustls_pki_types::SignatureVerificationAlgorithm;
-
-use crate::bundle::{BundleSet, JwtAuthorities, JwtAuthority};
+use crate::bundle::{BundleSet, Check, JwtAuthorities, JwtAuthority};
 use crate::crypto::CryptoProvider;
+use crate::explain::{Collected, Explanation, NoTrace, Trace};
 use crate::json::shortened;
 use crate::key::ecdsa_to_der;
 use crate::svid::{Claims, JwsAlgorithm, JwtError, JwtSvid, MAX_TOKEN_BYTES, Shape, Token};
@@ -28,7 +27,7 @@ pub const MAX_JWT_KEYS_TRIED: usize = 16;
 #[derive(Clone, Debug)]
 pub struct JwtVerifier {
     /// The provider's check for each of the nine algorithms, where it has one.
-    algorithms: [Option<&'static dyn SignatureVerificationAlgorithm>; JwsAlgorithm::ALL.len()],
+    checks: [Option<Check>; JwsAlgorithm::ALL.len()],
     leeway: Duration,
     require_path: bool,
     shape: Shape,
@@ -37,14 +36,8 @@ pub struct JwtVerifier {
 impl JwtVerifier {
     /// A verifier with the default limits.
     pub fn new(crypto: &dyn CryptoProvider) -> Self {
-        let all = crypto.signature_algorithms();
         Self {
-            algorithms: JwsAlgorithm::ALL.map(|algorithm| {
-                all.iter().copied().find(|check| {
-                    check.public_key_alg_id() == algorithm.key_kind().identifier()
-                        && check.signature_alg_id() == algorithm.identifier()
-                })
-            }),
+            checks: JwsAlgorithm::ALL.map(|algorithm| Check::find(algorithm, crypto)),
             leeway: DEFAULT_JWT_LEEWAY,
             require_path: false,
             shape: Shape {
@@ -104,64 +97,134 @@ impl JwtVerifier {
         bundles: &BundleSet,
         now: Timestamp,
     ) -> Result<JwtSvid, JwtError> {
+        self.run(token, audience, bundles, now, &mut NoTrace)
+    }
+
+    /// The same verdict with every rule that was tried.
+    pub fn explain(
+        &self,
+        token: &str,
+        audience: &str,
+        bundles: &BundleSet,
+        now: Timestamp,
+    ) -> (Result<JwtSvid, JwtError>, Explanation) {
+        let mut trace = Collected::default();
+        let verdict = self.run(token, audience, bundles, now, &mut trace);
+        let facts = match &verdict {
+            Ok(svid) => svid.id().to_string(),
+            Err(error) => error.to_string(),
+        };
+        (verdict, trace.into_tree(Rule::VerifyJwt, facts))
+    }
+
+    /// Both of the above: every rule is reported, and the first that fails is the error.
+    fn run(
+        &self,
+        token: &str,
+        audience: &str,
+        bundles: &BundleSet,
+        now: Timestamp,
+        trace: &mut impl Trace,
+    ) -> Result<JwtSvid, JwtError> {
+        self.steps(token, audience, bundles, now, trace)
+            .map(|claims| JwtSvid::assemble(token, claims))
+            .inspect_err(|error| {
+                trace.fail(
+                    error.rule(),
+                    || error.to_string(),
+                    || error.nearest(bundles),
+                );
+            })
+    }
+
+    fn steps(
+        &self,
+        token: &str,
+        audience: &str,
+        bundles: &BundleSet,
+        now: Timestamp,
+        trace: &mut impl Trace,
+    ) -> Result<Claims, JwtError> {
         if audience.is_empty() {
             return Err(JwtError::NoExpectedAudience);
         }
-        let parsed = Token::parse(token, self.shape)?;
-        self.check_signature(&parsed, bundles)?;
-        self.check_claims(&parsed.claims, audience, now)?;
-        Ok(JwtSvid::assemble(token, parsed.claims))
+        trace.pass(Rule::JwtExpectedAudience, || shortened(audience));
+        let parsed = Token::parse(token, self.shape, trace)?;
+        self.check_signature(&parsed, bundles, trace)?;
+        self.check_claims(&parsed.claims, audience, now, trace)?;
+        Ok(parsed.claims)
     }
 
-    fn check_signature(&self, token: &Token<'_>, bundles: &BundleSet) -> Result<(), JwtError> {
+    fn check_signature(
+        &self,
+        token: &Token<'_>,
+        bundles: &BundleSet,
+        trace: &mut impl Trace,
+    ) -> Result<(), JwtError> {
         let id = &token.claims.id;
         let trust_domain = || id.trust_domain().to_owned();
-        if self.require_path && id.path().is_empty() {
-            return Err(JwtError::SubjectPathMissing);
+        if self.require_path {
+            if id.path().is_empty() {
+                return Err(JwtError::SubjectPathMissing);
+            }
+            trace.pass(Rule::JwtSubjectPath, String::new);
         }
         let Some(bundle) = bundles.get(id.trust_domain()) else {
             return Err(JwtError::TrustDomainUnknown {
                 trust_domain: trust_domain(),
             });
         };
+        trace.pass(Rule::JwtTrustDomainUnknown, || {
+            id.trust_domain().to_string()
+        });
         let authorities = bundle.jwt_authorities();
         if authorities.is_empty() {
             return Err(JwtError::NoAuthorities {
                 trust_domain: trust_domain(),
             });
         }
+        trace.pass(Rule::NoJwtAuthorities, || authorities.len().to_string());
         let algorithm = token.algorithm;
         let check =
-            self.algorithms[algorithm as usize].ok_or_else(|| JwtError::AlgorithmUnsupported {
+            self.checks[algorithm as usize].ok_or_else(|| JwtError::AlgorithmUnsupported {
                 algorithm: algorithm.name(),
             })?;
+        trace.pass(Rule::JwtAlgorithmUnsupported, String::new);
         let keys = candidates(token, authorities).ok_or_else(|| JwtError::KeyUnknown {
             key_id: shortened(token.key_id.as_deref().unwrap_or_default()),
             trust_domain: trust_domain(),
         })?;
+        trace.pass(Rule::JwtKeyUnknown, String::new);
         if keys.is_empty() {
             return Err(JwtError::KeyAlgorithm {
                 algorithm: algorithm.name(),
                 trust_domain: trust_domain(),
             });
         }
+        trace.pass(Rule::JwtKeyAlgorithm, || {
+            let names: Vec<_> = keys.iter().map(|key| shortened(key.key_id())).collect();
+            names.join(", ")
+        });
         let message = token.message.as_bytes();
         let good = match algorithm.ecdsa_length() {
             // RFC 7518 §3.4: both integers at full width, so any other length is no signature.
             Some(length) if length != token.signature.len() => false,
             Some(_) => {
                 let signature = ecdsa_to_der(&token.signature);
-                is_signed(check, &keys, message, &signature)
+                keys.iter()
+                    .any(|key| key.verifies(check, message, &signature))
             }
-            None => is_signed(check, &keys, message, &token.signature),
+            None => keys
+                .iter()
+                .any(|key| key.verifies(check, message, &token.signature)),
         };
-        if good {
-            Ok(())
-        } else {
-            Err(JwtError::Signature {
+        if !good {
+            return Err(JwtError::Signature {
                 trust_domain: trust_domain(),
-            })
+            });
         }
+        trace.pass(Rule::JwtSignature, String::new);
+        Ok(())
     }
 
     fn check_claims(
@@ -169,6 +232,7 @@ impl JwtVerifier {
         claims: &Claims,
         audience: &str,
         now: Timestamp,
+        trace: &mut impl Trace,
     ) -> Result<(), JwtError> {
         if !claims.audience.iter().any(|known| known == audience) {
             return Err(JwtError::Audience {
@@ -176,6 +240,7 @@ impl JwtVerifier {
                 found: claims.audience.clone(),
             });
         }
+        trace.pass(Rule::JwtAudience, || shortened(audience));
         // RFC 7519 §4.1.4: at exp itself the token is no longer good.
         if now >= claims.expires_at + self.leeway {
             return Err(JwtError::Expired {
@@ -183,12 +248,18 @@ impl JwtVerifier {
                 now,
             });
         }
-        match claims.not_before {
-            Some(not_before) if now + self.leeway < not_before => {
-                Err(JwtError::NotYetValid { not_before, now })
+        trace.pass(Rule::JwtExpired, || {
+            format!("it expires at {}; the time is {now}", claims.expires_at)
+        });
+        if let Some(not_before) = claims.not_before {
+            if now + self.leeway < not_before {
+                return Err(JwtError::NotYetValid { not_before, now });
             }
-            _ => Ok(()),
+            trace.pass(Rule::JwtNotYetValid, || {
+                format!("it is valid from {not_before} on")
+            });
         }
+        Ok(())
     }
 }
 
@@ -215,19 +286,6 @@ fn candidates<'a>(
             .filter(fits)
             .take(MAX_JWT_KEYS_TRIED)
             .collect(),
-    })
-}
-
-fn is_signed(
-    check: &dyn SignatureVerificationAlgorithm,
-    keys: &[&JwtAuthority],
-    message: &[u8],
-    signature: &[u8],
-) -> bool {
-    keys.iter().any(|key| {
-        check
-            .verify_signature(key.key_bits(), message, signature)
-            .is_ok()
     })
 }
 

@@ -7,6 +7,7 @@ use base64ct::{Base64UrlUnpadded, Encoding};
 use rustls_pki_types::{AlgorithmIdentifier, SubjectPublicKeyInfoDer, alg_id};
 
 use crate::Rule;
+use crate::base64;
 use crate::json::{Object, Value, push_string, shortened};
 use crate::x509::der::{BIT_STRING, INTEGER, NotDer, Reader, SEQUENCE};
 
@@ -151,11 +152,8 @@ impl<'a> PublicKey<'a> {
             let Some(value) = jwk.get(name).filter(|_| !name.is_empty()) else {
                 continue;
             };
-            let mut buffer = [0; MAX_RSA_BITS / 8];
-            let found = value
-                .as_str()
-                .and_then(|text| Base64UrlUnpadded::decode(text, &mut buffer).ok());
-            if found != Some(expected) {
+            let found = value.as_str().and_then(base64::decode_url);
+            if found.as_deref() != Some(expected) {
                 return Err(name);
             }
         }
@@ -268,10 +266,10 @@ pub(super) fn from_jwk(
 
 fn number(jwk: &Object<'_>, name: &str) -> Result<Vec<u8>, (Rule, String)> {
     let reason = match jwk.get(name) {
-        Some(Value::String(text)) => match Base64UrlUnpadded::decode_vec(text) {
-            Ok(bytes) if bytes.is_empty() => format!("the member {name} is empty"),
-            Ok(bytes) => return Ok(bytes),
-            Err(_) => format!("the member {name} is not base64url without padding"),
+        Some(Value::String(text)) => match base64::decode_url(text) {
+            Some(bytes) if bytes.is_empty() => format!("the member {name} is empty"),
+            Some(bytes) => return Ok(bytes),
+            None => format!("the member {name} is not base64url without padding"),
         },
         Some(other) => format!("the member {name} is {}, not a string", other.kind()),
         None => format!("the member {name} is missing"),

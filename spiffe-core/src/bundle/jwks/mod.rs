@@ -16,6 +16,7 @@ pub(crate) use self::key::{KeyKind, PublicKey};
 use super::jwt::JwtAuthority;
 use super::x509::MAX_AUTHORITIES;
 use super::{Bundle, BundleError, Ignored, JwtAuthorities, X509Authorities, X509Authority};
+use crate::base64;
 use crate::json::{self, JsonError, Object, Value, push_string, shortened};
 use crate::{Rule, TrustDomain};
 
@@ -241,7 +242,7 @@ fn x509_authority(entry: &Object<'_>) -> Result<X509Authority, Fault> {
         }
         None => return Err((Rule::JwkX5c, "the entry has no certificate in x5c".into())),
     };
-    let der = Base64::decode_vec(text).map_err(|_| {
+    let der = base64::decode_padded(text).ok_or_else(|| {
         let reason = "the certificate in x5c is not base64 with padding";
         (Rule::JwkX5c, reason.to_owned())
     })?;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::bundle::BundleSet;
 use crate::json::shortened;
 use crate::{Rule, SpiffeIdError, Timestamp, TrustDomain};
 
@@ -183,10 +184,56 @@ impl JwtError {
             Self::Type => Rule::JwtType,
         }
     }
+
+    /// The nearest thing that would have passed, as far as `bundles` tell.
+    pub fn nearest(&self, bundles: &BundleSet) -> Option<String> {
+        match self {
+            Self::Algorithm { .. } => Some("a token signed with ES256".into()),
+            Self::Audience { expected, .. } => {
+                Some(format!("a token for \"{}\"", shortened(expected)))
+            }
+            Self::Expired { expired_at, .. } => Some(format!(
+                "the same token before {expired_at}; or a renewed JWT-SVID"
+            )),
+            Self::Header { member } => Some(format!("the same token without \"{member}\"")),
+            Self::KeyAlgorithm { trust_domain, .. } | Self::KeyUnknown { trust_domain, .. } => {
+                let authorities = bundles.get(trust_domain.as_ref())?.jwt_authorities();
+                let known: Vec<_> = authorities
+                    .iter()
+                    .take(8)
+                    .map(|authority| format!("\"{}\"", shortened(authority.key_id())))
+                    .collect();
+                Some(format!(
+                    "a token signed with the key {}; or a bundle that holds this one's",
+                    known.join(" or ")
+                ))
+            }
+            Self::NotYetValid { not_before, .. } => Some(format!(
+                "the same token from {not_before} on; check both clocks"
+            )),
+            Self::Signature { .. } => Some(
+                "a token signed with one of the JWT authorities in the trust domain's bundle"
+                    .into(),
+            ),
+            Self::SubjectPathMissing => Some("a subject with a path".into()),
+            Self::TrustDomainUnknown { .. } if bundles.is_empty() => {
+                Some("nothing: no bundle is known at all".into())
+            }
+            Self::TrustDomainUnknown { .. } => {
+                let known: Vec<_> = bundles
+                    .iter()
+                    .take(8)
+                    .map(|bundle| bundle.trust_domain().as_str())
+                    .collect();
+                Some(format!("a JWT-SVID of {}", known.join(" or ")))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A token's audiences for a message: a few, each shortened.
-struct Audiences<'a>(&'a [String]);
+pub(super) struct Audiences<'a>(pub(super) &'a [String]);
 
 impl fmt::Display for Audiences<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 pub use self::bearer::{BearerError, bearer_token};
 pub use self::error::JwtError;
 pub(crate) use self::token::{Claims, JwsAlgorithm, Shape, Token};
+use crate::explain::NoTrace;
 use crate::{SpiffeId, Timestamp, TrustDomainRef};
 
 /// The most bytes of a token: far above what fits into the headers that carry tokens, and small enough to be looked
@@ -48,7 +49,8 @@ impl JwtSvid {
             strict_header: false,
             max_bytes: MAX_TOKEN_BYTES,
         };
-        Ok(Self::assemble(token, Token::parse(token, shape)?.claims))
+        let parsed = Token::parse(token, shape, &mut NoTrace)?;
+        Ok(Self::assemble(token, parsed.claims))
     }
 
     /// The same SVID with the operator's hint: Workload API §6.2.1.

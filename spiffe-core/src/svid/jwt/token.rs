@@ -7,9 +7,11 @@ use base64ct::{Base64UrlUnpadded, Encoding};
 use rustls_pki_types::{AlgorithmIdentifier, alg_id};
 
 use super::JwtError;
+use super::error::Audiences;
 use crate::bundle::KeyKind;
+use crate::explain::Trace;
 use crate::json::{self, JsonError, Object, Value, shortened};
-use crate::{SpiffeId, Timestamp};
+use crate::{Rule, SpiffeId, Timestamp};
 
 /// The algorithms of JWT-SVID §2.1; there are no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,13 +119,19 @@ pub(crate) struct Claims {
 }
 
 impl<'t> Token<'t> {
-    pub(crate) fn parse(token: &'t str, shape: Shape) -> Result<Self, JwtError> {
+    /// Reports each rule that holds; the first that does not is the error and the caller's to report.
+    pub(crate) fn parse(
+        token: &'t str,
+        shape: Shape,
+        trace: &mut impl Trace,
+    ) -> Result<Self, JwtError> {
         if token.len() > shape.max_bytes {
             return Err(JwtError::TooLarge {
                 bytes: token.len(),
                 limit: shape.max_bytes,
             });
         }
+        trace.pass(Rule::JwtTooLarge, || format!("{} bytes", token.len()));
         let malformed = |reason| JwtError::Malformed { reason };
         let (header, rest) = token
             .split_once('.')
@@ -131,21 +139,32 @@ impl<'t> Token<'t> {
         let header = text(header, "header")?;
         let header = object(&header, "header")?;
         let algorithm = algorithm(&header)?;
+        trace.pass(Rule::JwtAlgorithm, || algorithm.name().to_owned());
         let key_id = judge_header(&header, shape.strict_header)?;
+        for rule in [Rule::JwtHeader, Rule::JwtType] {
+            trace.pass(rule, String::new);
+        }
+        trace.pass(Rule::JwtKeyId, || match &key_id {
+            Some(key_id) => shortened(key_id),
+            None => "none".to_owned(),
+        });
         let (payload, signature) = rest
             .split_once('.')
             .filter(|(_, signature)| !signature.contains('.'))
             .ok_or_else(|| malformed("it has not exactly three parts"))?;
-        let claims = Claims::parse(text(payload, "claims")?)?;
+        let claims = Claims::parse(text(payload, "claims")?, trace)?;
         if signature.is_empty() {
             return Err(malformed("the signature is empty"));
         }
+        let message = &token[..token.len() - signature.len() - 1];
+        let signature = Base64UrlUnpadded::decode_vec(signature)
+            .map_err(|_| malformed("the signature is not base64url without padding"))?;
+        trace.pass(Rule::JwtMalformed, String::new);
         Ok(Self {
             algorithm,
             key_id,
-            message: &token[..token.len() - signature.len() - 1],
-            signature: Base64UrlUnpadded::decode_vec(signature)
-                .map_err(|_| malformed("the signature is not base64url without padding"))?,
+            message,
+            signature,
             claims,
         })
     }
@@ -197,13 +216,15 @@ fn judge_header(header: &Object<'_>, strict: bool) -> Result<Option<String>, Jwt
 }
 
 impl Claims {
-    fn parse(text: String) -> Result<Self, JwtError> {
+    fn parse(text: String, trace: &mut impl Trace) -> Result<Self, JwtError> {
         let claims = object(&text, "claims")?;
+        trace.pass(Rule::JwtJson, String::new);
         let id = match claims.get("sub") {
             None => return Err(JwtError::SubjectMissing),
             Some(value) => SpiffeId::parse(string("sub", value)?)
                 .map_err(|source| JwtError::Subject { source })?,
         };
+        trace.pass(Rule::JwtSubject, || id.to_string());
         for claim in ["iss", "jti"] {
             claims
                 .get(claim)
@@ -211,10 +232,14 @@ impl Claims {
                 .transpose()?;
         }
         let audience = audience(&claims)?;
+        trace.pass(Rule::JwtAudienceMissing, || {
+            Audiences(&audience).to_string()
+        });
         let expires_at = match claims.get("exp") {
             None => return Err(JwtError::ExpiryMissing),
             Some(value) => date("exp", value)?.ok_or(JwtError::ExpiryRange)?,
         };
+        trace.pass(Rule::JwtExpiryMissing, || expires_at.to_string());
         // Dates after the year 9999 are as far in the future as the last second of it.
         let optional = |claim| {
             let value = claims.get(claim).map(|value| date(claim, value));
@@ -223,6 +248,7 @@ impl Claims {
                 .map(|date| date.unwrap_or(Timestamp::MAX)))
         };
         let (not_before, issued_at) = (optional("nbf")?, optional("iat")?);
+        trace.pass(Rule::JwtClaimType, String::new);
         drop(claims);
         Ok(Self {
             id,
