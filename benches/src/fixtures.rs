@@ -1,6 +1,8 @@
 //! Trust domains, SVIDs and bundles to measure with; made by somebody else's library.
 
 use std::error::Error;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use rcgen::{
@@ -99,6 +101,14 @@ pub(crate) fn now() -> Timestamp {
     Timestamp::from_unix(Duration::from_secs(
         OffsetDateTime::now_utc().unix_timestamp().unsigned_abs(),
     ))
+}
+
+/// What a future gives that waits for nothing, such as a signature by a key in memory.
+pub(crate) fn ready<T>(future: impl Future<Output = T>) -> Result<T, &'static str> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Ok(output),
+        Poll::Pending => Err("it waits for something"),
+    }
 }
 
 fn key() -> Result<KeyPair, rcgen::Error> {

@@ -15,7 +15,7 @@ use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo};
 
 use super::Measured;
 use crate::Effort;
-use crate::fixtures::now;
+use crate::fixtures::{now, ready};
 use crate::measure::{contender, in_turns};
 use crate::report::{Budget, Row};
 
@@ -69,8 +69,7 @@ fn verify(
             issued + 300
         ))
     );
-    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let signature = runtime.block_on(signer.sign(message.as_bytes()))?;
+    let signature = ready(signer.sign(message.as_bytes()))??;
     let token = format!("{message}.{}", Base64UrlUnpadded::encode_string(&signature));
 
     let authority = JwtAuthority::new(KEY_ID, signer.public_key().clone())

@@ -1,6 +1,7 @@
 //! What is measured, by area: the first part of a row's name.
 
 mod bundle;
+mod ca;
 mod id;
 mod jwt;
 mod rotation;
@@ -79,5 +80,9 @@ pub(crate) const BENCHES: &[Bench] = &[
     Bench {
         rows: &[rotation::FAILED],
         run: rotation::failed,
+    },
+    Bench {
+        rows: &[ca::CSR, ca::SPKI, ca::JWT],
+        run: ca::issue,
     },
 ];
