@@ -10,6 +10,8 @@ use spiffe_daemons::local::LocalTrustDomain;
 use spiffe_registration::{Entry, entries_from_json};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::Usage;
+
 /// Runs a whole trust domain in one process: an authority, and the Workload API on a Unix socket.
 ///
 /// Example:
@@ -79,7 +81,7 @@ impl Up {
         let mut entries = Vec::new();
         for text in &self.entries {
             let entry = Entry::from_text(text, draw_id)
-                .map_err(|error| format!("--entry {text:?}: {error}"))?;
+                .map_err(|error| Usage(format!("--entry {text:?}: {error}")))?;
             entries.push(entry);
         }
         if let Some(path) = &self.entries_file {

@@ -1,0 +1,118 @@
+//! The `spiffe` program as a process: started, listened to, and never left behind.
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    unreachable_pub,
+    reason = "shared by test programs, each of which uses its own part"
+)]
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+/// How long anything that must happen may take.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub fn spiffe() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spiffe"));
+    command
+        .stdin(Stdio::null())
+        .env_remove("RUST_LOG")
+        .env_remove("SPIFFE_ENDPOINT_SOCKET");
+    command
+}
+
+/// A running `spiffe up`.
+pub struct Up {
+    child: Child,
+    lines: Receiver<String>,
+    log: Receiver<String>,
+}
+
+impl Up {
+    /// Starts one and waits until it is ready.
+    pub fn start(socket: &Path, arguments: &[&str]) -> Self {
+        let mut child = spiffe()
+            .args(["up", "--trust-domain", "example.org", "--socket"])
+            .arg(socket)
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = lines(child.stdout.take().unwrap());
+        let log = lines_of_log(&mut child);
+        let up = Self { child, lines, log };
+        up.line("ready");
+        up
+    }
+
+    /// Waits for a line of standard output that holds `text`.
+    pub fn line(&self, text: &str) -> String {
+        wait(&self.lines, text)
+    }
+
+    /// Waits for a line of the log that holds `text`.
+    pub fn log_line(&self, text: &str) -> String {
+        wait(&self.log, text)
+    }
+
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends SIGINT, as Ctrl-C does, and waits for the end.
+    pub fn interrupt(mut self) -> ExitStatus {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+        assert!(sent.success());
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lines_of_log(child: &mut Child) -> Receiver<String> {
+    lines(child.stderr.take().unwrap())
+}
+
+fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
+    let (to, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            if to.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+fn wait(lines: &Receiver<String>, text: &str) -> String {
+    let mut seen = Vec::new();
+    loop {
+        match lines.recv_timeout(PATIENCE) {
+            Ok(line) if line.contains(text) => return line,
+            Ok(line) => seen.push(line),
+            Err(_) => panic!("{text:?} did not come; what came: {seen:#?}"),
+        }
+    }
+}
+
+/// Runs `spiffe` to its end: exit status, standard output, standard error.
+#[track_caller]
+pub fn run(arguments: &[&str]) -> (i32, String, String) {
+    let output = spiffe().args(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let status = output.status.code().unwrap();
+    (status, text(output.stdout), text(output.stderr))
+}

@@ -1,0 +1,300 @@
+//! `spiffe up` as a process: who gets what, killed and restarted, stopped, and given bad input.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use spiffe_core::{Source, Watch};
+use spiffe_tls::{Mtls, Policy, TlsStream};
+use spiffe_workload_client::{Endpoint, X509Source};
+use support::{PATIENCE, Up, run};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+fn own_entry(path: &str, more: &str) -> String {
+    let uid = nix::unistd::getuid();
+    format!("id=spiffe://example.org/{path},selector=unix:uid:{uid}{more}")
+}
+
+async fn source(socket: &Path) -> X509Source {
+    X509Source::builder()
+        .endpoint(Endpoint::unix(socket).unwrap())
+        .timeout(PATIENCE)
+        .build()
+        .await
+        .unwrap()
+}
+
+/// Both ends of a connection between two workloads that share a source.
+async fn connect(source: &X509Source) -> (TlsStream<DuplexStream>, TlsStream<DuplexStream>) {
+    let mtls = Mtls::new(source, "domain:example.org".parse::<Policy>().unwrap());
+    let (acceptor, connector) = (mtls.clone().acceptor().unwrap(), mtls.connector().unwrap());
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let (near, far) = tokio::join!(connector.connect(near), acceptor.accept(far));
+    (near.unwrap(), far.unwrap())
+}
+
+async fn exchange(pair: &mut (TlsStream<DuplexStream>, TlsStream<DuplexStream>)) {
+    pair.0.write_all(b"x").await.unwrap();
+    pair.0.flush().await.unwrap();
+    assert_eq!(pair.1.read_u8().await.unwrap(), b'x');
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.unwrap()
+}
+
+#[tokio::test]
+async fn killed_and_restarted_it_is_the_same_trust_domain_and_nobody_notices() {
+    let directory = tempfile::tempdir().unwrap();
+    let (socket, state) = (directory.path().join("s"), directory.path().join("state"));
+    let entry = own_entry("web", "");
+    let arguments = ["--entry", &entry, "--state", state.to_str().unwrap()];
+    let up = Up::start(&socket, &arguments);
+    let source = source(&socket).await;
+    let before = source.current();
+    let own = before.svid().unwrap().clone();
+    let authorities = |source: &X509Source| {
+        let bundle = source.bundle(own.trust_domain()).unwrap();
+        bundle.x509_authorities().to_concatenated_der()
+    };
+    let authority = authorities(&source);
+    let mut open = connect(&source).await;
+    exchange(&mut open).await;
+
+    up.kill();
+    assert!(
+        socket.exists(),
+        "a killed process leaves its socket file behind"
+    );
+    exchange(&mut open).await;
+    for _ in 0..5 {
+        connect(&source).await;
+    }
+
+    let _again = Up::start(&socket, &arguments);
+    within(source.changed(before.revision())).await;
+    let after = source.current();
+    assert_ne!(after.svid().unwrap().serial(), own.serial());
+    assert_eq!(authorities(&source), authority);
+    exchange(&mut open).await;
+    connect(&source).await;
+    for (file, mode) in [("", 0o700), ("journal.json", 0o600), ("keys.json", 0o600)] {
+        let metadata = fs::metadata(state.join(file)).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o777, mode, "{file}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_without_an_entry_is_denied_and_the_log_says_what_is_missing() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("s");
+    let uid = nix::unistd::getuid();
+    let entry =
+        format!("id=spiffe://example.org/web,selector=unix:uid:{uid},selector=unix:gid:54321");
+    let up = Up::start(&socket, &["--entry", &entry]);
+    let client = spiffe_workload_client::WorkloadApiClient::new(Endpoint::unix(&socket).unwrap());
+    let denied = client.fetch_x509().await.unwrap_err().to_string();
+    assert!(denied.contains("no identity issued"), "{denied}");
+    let line = up.log_line("nearest");
+    assert!(line.contains(&format!("unix:uid:{uid}")), "{line}");
+    assert!(line.contains("unix:gid:54321"), "{line}");
+}
+
+#[tokio::test]
+async fn short_lived_svids_rotate_by_themselves_and_names_and_hints_arrive() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("s");
+    let first = own_entry("web", ",ttl=3s,hint=outer,dns=web.example.org");
+    let second = own_entry("db", ",ttl=1h");
+    let _up = Up::start(&socket, &["--entry", &first, "--entry", &second]);
+    let source = source(&socket).await;
+    let current = source.current();
+    let ids: Vec<_> = current
+        .svids()
+        .iter()
+        .map(|svid| svid.id().path())
+        .collect();
+    assert_eq!(
+        ids,
+        ["/web", "/db"],
+        "the first entry is the default identity"
+    );
+    assert_eq!(current.svid().unwrap().hint(), Some("outer"));
+    let serial = current.svid().unwrap().serial().to_vec();
+    within(source.changed(current.revision())).await;
+    assert_ne!(source.svid().unwrap().serial(), serial);
+}
+
+#[test]
+fn interrupted_it_drains_removes_its_socket_and_exits_well() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("s");
+    let up = Up::start(
+        &socket,
+        &["--entry", &own_entry("web", ""), "--socket-mode", "700"],
+    );
+    let metadata = fs::metadata(&socket).unwrap();
+    assert!(metadata.file_type().is_socket());
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o700);
+    assert!(up.interrupt().success());
+    assert!(!socket.exists());
+}
+
+#[track_caller]
+fn refused(status: i32, arguments: &[&str], texts: &[&str]) {
+    let (found, _, errors) = run(arguments);
+    assert_eq!(found, status, "{errors}");
+    let line = errors
+        .lines()
+        .find(|line| line.starts_with("error: "))
+        .unwrap_or(&errors);
+    for text in texts {
+        assert!(line.contains(text), "{text:?} is not in {line:?}");
+    }
+}
+
+fn up<'a>(socket: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [
+        &["up", "--trust-domain", "example.org", "--socket", socket],
+        more,
+    ]
+    .concat()
+}
+
+#[test]
+fn wrong_usage_is_one_line_and_exit_status_2() {
+    refused(2, &["up", "--no-such-flag"], &["--no-such-flag"]);
+    refused(
+        2,
+        &["up", "--trust-domain", "Example.org", "--socket", "/x"],
+        &["byte 'E' at 0"],
+    );
+    let entry = |text| {
+        up("/tmp/never", &["--entry", text])
+            .iter()
+            .map(|s| s.to_string())
+            .collect::<Vec<_>>()
+    };
+    for (text, says) in [
+        ("id=spiffe://example.org/web", "selector"),
+        ("id=spiffe://example.org/web,selctor=unix:uid:1", "selector"),
+        ("id=example.org/web,selector=unix:uid:1", "spiffe://"),
+        (
+            "id=spiffe://example.org/web,selector=unix:uid:1,ttl=soon",
+            "ttl",
+        ),
+    ] {
+        let arguments = entry(text);
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        refused(2, &arguments, &[says]);
+    }
+    refused(
+        1,
+        &up(
+            "/tmp/never",
+            &["--entry", "id=spiffe://other.org/web,selector=unix:uid:1"],
+        ),
+        &["other.org"],
+    );
+    refused(
+        1,
+        &up("/tmp/never", &["--entries", "/no/such/file"]),
+        &["/no/such/file"],
+    );
+    assert!(!Path::new("/tmp/never").exists());
+}
+
+#[test]
+fn socket_paths_that_cannot_be_used_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    refused(1, &up(&at(&"x".repeat(120)), &[]), &["107"]);
+    refused(1, &up(&at("missing/s"), &[]), &["missing"]);
+    fs::write(at("file"), "precious").unwrap();
+    refused(1, &up(&at("file"), &[]), &["not a socket"]);
+    assert_eq!(fs::read_to_string(at("file")).unwrap(), "precious");
+    let live = Up::start(Path::new(&at("live")), &["--entry", &own_entry("web", "")]);
+    refused(1, &up(&at("live"), &[]), &["in use"]);
+    assert!(live.interrupt().success(), "the first one serves on");
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_used_is_left_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let socket = directory.path().join("s");
+    let (state_text, socket_text) = (state.to_str().unwrap(), socket.to_str().unwrap());
+    let arguments = up(socket_text, &["--state", state_text]);
+    let first = Up::start(&socket, &["--state", state_text]);
+    let other = directory.path().join("other");
+    refused(
+        1,
+        &up(other.to_str().unwrap(), &["--state", state_text]),
+        &["state"],
+    );
+    assert!(first.interrupt().success());
+
+    let files = || ["journal.json", "keys.json"].map(|file| fs::read(state.join(file)).unwrap());
+    let good = files();
+    let mut foreign = arguments.clone();
+    foreign[2] = "other.org";
+    refused(1, &foreign, &["example.org", "other.org"]);
+    for (file, text) in [
+        ("journal.json", "{}"),
+        ("journal.json", "nonsense"),
+        ("keys.json", "nonsense"),
+        ("keys.json", r#"{"keys":{}}"#),
+    ] {
+        fs::write(state.join(file), text).unwrap();
+        let damaged = files();
+        refused(1, &arguments, &[state_text]);
+        assert_eq!(files(), damaged, "{file} {text}");
+        for (file, bytes) in ["journal.json", "keys.json"].iter().zip(&good) {
+            fs::write(state.join(file), bytes).unwrap();
+        }
+    }
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o755)).unwrap();
+    refused(1, &arguments, &["chmod 700"]);
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).unwrap();
+    assert!(
+        Up::start(&socket, &["--state", state_text])
+            .interrupt()
+            .success()
+    );
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_no_workload_api_is_one_clear_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("s");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let serving = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // The peer may have gone.
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    let error = X509Source::builder()
+        .endpoint(Endpoint::unix(&socket).unwrap())
+        .timeout(Duration::from_millis(500))
+        .build()
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(!error.contains('\n'), "{error}");
+    serving.abort();
+    let missing = directory.path().join("missing");
+    let error = X509Source::builder()
+        .endpoint(Endpoint::unix(&missing).unwrap())
+        .timeout(Duration::from_millis(100))
+        .build()
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("missing"), "{error}");
+}
