@@ -218,6 +218,30 @@ async fn a_missing_socket_is_told_from_a_wrong_one() {
     assert!(text.contains("unix://"), "{text}");
 }
 
+#[tokio::test]
+async fn a_tcp_endpoint_is_served_too() {
+    let api = Api::new();
+    let (_server, endpoint) = Running::start_tcp(&api);
+    api.x509.send(Ca::new("east.example").update("/web"));
+    let client = WorkloadApiClient::new(endpoint);
+    let context = client.fetch_x509().await.unwrap();
+    assert_eq!(context.default_svid().id().path(), "/web");
+    assert_eq!(api.calls()[0].header, ["true"]);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_accepts_and_says_nothing_runs_into_the_deadline() {
+    let (place, clock) = (Place::new(), Arc::new(VirtualClock::new()));
+    let _listener = UnixListener::bind(place.path()).unwrap();
+    let client = WorkloadApiClient::builder(place.endpoint())
+        .clock(clock.clone())
+        .deadline(Duration::from_secs(5))
+        .build();
+    let (result, ()) = tokio::join!(client.fetch_x509(), clock.pass(Duration::from_secs(5)));
+    let text = result.unwrap_err().to_string();
+    assert!(text.contains("did not answer within 5s"), "{text}");
+}
+
 /// Whoever listens there answers each connection with these bytes and closes it.
 #[track_caller]
 fn check_no_workload_api(answer: &'static [u8]) {

@@ -383,6 +383,30 @@ async fn permission_denied_withdraws_at_once_and_is_retried() {
 }
 
 #[tokio::test]
+async fn a_withdrawn_bundle_is_no_last_good_one() {
+    let f = Fixture::new();
+    let federated = |der: Vec<u8>| {
+        let mut update = f.ca.update("/web");
+        update.federated_bundles = [("spiffe://west.example".into(), der)].into();
+        update
+    };
+    f.api.x509.send(federated(Ca::new("west.example").bundle()));
+    let source = f.builder().build().await.unwrap();
+    assert!(source.bundle(WEST).is_ok());
+    f.api
+        .x509
+        .fail(Status::permission_denied("no identity issued"));
+    source.changed(source.current().revision()).await;
+    f.api.x509.send(federated(b"nonsense".to_vec()));
+    let (_, ()) = tokio::join!(
+        source.changed(source.current().revision()),
+        f.clock.pass(FIRST_DELAY)
+    );
+    assert_eq!(path(&source), "/web");
+    assert!(source.bundle(WEST).is_err());
+}
+
+#[tokio::test]
 async fn permission_denied_withdraws_after_the_grace() {
     let f = Fixture::new();
     let grace = Duration::from_secs(100);

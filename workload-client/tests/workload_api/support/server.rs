@@ -14,10 +14,10 @@ use spiffe_proto::workload::{
     WitsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
 };
 use spiffe_workload_client::Endpoint;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
@@ -213,16 +213,12 @@ impl SpiffeWorkloadApi for Api {
 /// A server on a socket in a directory of its own.
 pub(crate) struct Running {
     runtime: Option<Runtime>,
-    path: PathBuf,
+    path: Option<PathBuf>,
 }
 
 impl Running {
     pub(crate) fn start(api: &Arc<Api>, path: &Path) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = runtime();
         let listener = {
             let _guard = runtime.enter();
             UnixListener::bind(path).unwrap()
@@ -235,15 +231,40 @@ impl Running {
         });
         Self {
             runtime: Some(runtime),
-            path: path.into(),
+            path: Some(path.into()),
         }
+    }
+
+    /// On a port of 127.0.0.1.
+    pub(crate) fn start_tcp(api: &Arc<Api>) -> (Self, Endpoint) {
+        let runtime = runtime();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listener = {
+            let _guard = runtime.enter();
+            TcpListener::from_std(listener).unwrap()
+        };
+        let endpoint = Endpoint::tcp(listener.local_addr().unwrap()).unwrap();
+        let service = SpiffeWorkloadApiServer::from_arc(api.clone());
+        runtime.spawn(async move {
+            Server::builder()
+                .serve_with_incoming(service, TcpListenerStream::new(listener))
+                .await
+        });
+        let running = Self {
+            runtime: Some(runtime),
+            path: None,
+        };
+        (running, endpoint)
     }
 
     /// Breaks every connection and leaves no socket behind.
     pub(crate) fn kill(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
-            std::fs::remove_file(&self.path).unwrap();
+            if let Some(path) = &self.path {
+                std::fs::remove_file(path).unwrap();
+            }
         }
     }
 }
@@ -252,6 +273,14 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 /// A place for a socket.
