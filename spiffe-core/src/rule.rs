@@ -96,6 +96,7 @@ rules! {
     BundleKeys, "bundle-keys", "Trust Domain and Bundle §4.1.3", "a bundle document has an array of keys";
     BundleSequence, "bundle-sequence", "Trust Domain and Bundle §4.1.1", "spiffe_sequence is an unsigned integer";
     BundleRefreshHint, "bundle-refresh-hint", "Trust Domain and Bundle §4.1.2", "spiffe_refresh_hint is an unsigned integer of seconds";
+    BundleMap, "bundle-map", "Trust Domain and Bundle §5.1.1", "a bundle map has an object of trust domains";
     BundleTrustDomain, "bundle-trust-domain", "Trust Domain and Bundle §5.1.1", "bundles are keyed by trust domain";
     JwkKty, "jwk-kty", "Trust Domain and Bundle §4.2.1", "a key has a known key type";
     JwkUse, "jwk-use", "Trust Domain and Bundle §4.2.2", "a key has a known use";

@@ -1,4 +1,5 @@
 //! Bundle documents and JWKS: what counts, what is ignored with which reason, and what refuses the whole document.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod jose;
 mod support;
@@ -13,7 +14,7 @@ use spiffe_core::bundle::{
     JwtAuthorities, JwtAuthority, MAX_AUTHORITIES, MAX_BUNDLE_DOCUMENT_BYTES, X509Authorities,
 };
 use spiffe_core::pki_types::SubjectPublicKeyInfoDer;
-use spiffe_core::{Bundle, Rule, TrustDomain};
+use spiffe_core::{Bundle, BundleSet, Rule, TrustDomain, TrustDomainRef};
 
 use self::jose::{KEYS, ec, ec_members, rsa_members, url64};
 use self::support::{Authority, ca_params, leaf_params, root};
@@ -607,6 +608,63 @@ fn authorities_of_every_kind_of_key_are_written_and_read_back() {
     let again = Bundle::new(domain()).with_jwt_authorities(read);
     let only_jwt = Bundle::new(domain()).with_jwt_authorities(bundle.jwt_authorities().clone());
     assert!(again.same_authorities(&only_jwt));
+}
+
+#[test]
+fn a_bundle_map_holds_bundles_by_the_names_of_trust_domains() {
+    let text = format!(
+        r#"{{"trust_domains":{{"b.org":{{"keys":[{}],"spiffe_sequence":3,"spiffe_refresh_hint":1}},"a.org":{{"keys":[]}}}},"more":1}}"#,
+        good()
+    );
+    let set = BundleSet::from_bundle_map_json(&text).unwrap();
+    let names: Vec<_> = set
+        .iter()
+        .map(|bundle| bundle.trust_domain().as_str())
+        .collect();
+    assert_eq!(names, ["a.org", "b.org"]);
+    let bundle = set.get(TrustDomainRef::literal("b.org")).unwrap();
+    assert_eq!(jwt_ids(bundle), ["good"]);
+    assert_eq!(bundle.refresh_hint(), Some(Duration::from_secs(1)));
+    let written = set.to_bundle_map_json();
+    assert!(written.contains("\"spiffe_sequence\":3") && !written.contains("refresh_hint"));
+    let read = BundleSet::from_bundle_map_json(&written).unwrap();
+    assert!(read.same_authorities(&set));
+    let empty = r#"{"trust_domains":{}}"#;
+    assert!(BundleSet::from_bundle_map_json(empty).unwrap().is_empty());
+    assert_eq!(BundleSet::new().to_bundle_map_json(), empty);
+}
+
+#[test]
+fn a_bundle_map_is_good_as_a_whole_or_not_at_all() {
+    let good = r#""a.org":{"keys":[]}"#;
+    let map = |entry: &str| format!(r#"{{"trust_domains":{{{good}{entry}}}}}"#);
+    assert_eq!(BundleSet::from_bundle_map_json(map("")).unwrap().len(), 1);
+    for (text, rule) in [
+        ("{}".to_owned(), Rule::BundleMap),
+        (r#"{"trust_domains":null}"#.into(), Rule::BundleMap),
+        (r#"{"trust_domains":[]}"#.into(), Rule::BundleMap),
+        ("[]".into(), Rule::BundleJson),
+        (
+            format!(r#"{{"trust_domains":{{{good}}},"trust_domains":{{}}}}"#),
+            Rule::BundleDuplicateMember,
+        ),
+        (map(&format!(",{good}")), Rule::BundleDuplicateMember),
+        (
+            map(r#","spiffe://b.org":{"keys":[]}"#),
+            Rule::BundleTrustDomain,
+        ),
+        (map(r#","B.org":{"keys":[]}"#), Rule::BundleTrustDomain),
+        (map(r#","":{"keys":[]}"#), Rule::BundleTrustDomain),
+        (map(r#","b.org":{}"#), Rule::BundleKeys),
+        (map(r#","b.org":[]"#), Rule::BundleJson),
+        (
+            map(r#","b.org":{"keys":[],"spiffe_sequence":-1}"#),
+            Rule::BundleSequence,
+        ),
+    ] {
+        let error = BundleSet::from_bundle_map_json(&text).unwrap_err();
+        assert_eq!(error.rule(), rule, "{text}: {error}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! single entries out and report them, and refuse a document only as a whole. Private members are never written.
 
 mod key;
+mod map;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -39,10 +40,13 @@ impl Bundle {
         trust_domain: TrustDomain,
         document: impl AsRef<[u8]>,
     ) -> Result<Self, BundleError> {
-        let document = read(document.as_ref())?;
-        let sequence = unsigned(&document, "spiffe_sequence", Rule::BundleSequence)?;
-        let refresh_hint = unsigned(&document, "spiffe_refresh_hint", Rule::BundleRefreshHint)?;
-        let entries = Entries::sort(keys(&document)?, Form::Spiffe);
+        Self::from_object(trust_domain, &read(document.as_ref())?)
+    }
+
+    fn from_object(trust_domain: TrustDomain, document: &Object<'_>) -> Result<Self, BundleError> {
+        let sequence = unsigned(document, "spiffe_sequence", Rule::BundleSequence)?;
+        let refresh_hint = unsigned(document, "spiffe_refresh_hint", Rule::BundleRefreshHint)?;
+        let entries = Entries::sort(keys(document)?, Form::Spiffe);
         let mut bundle = Self::new(trust_domain)
             .with_x509_authorities(entries.x509)
             .with_jwt_authorities(entries.jwt)
@@ -61,25 +65,30 @@ impl Bundle {
     /// Each entry has exactly the members of X509-SVID §6.1 or JWT-SVID §6.1, so a key's restriction to one
     /// algorithm is not written.
     pub fn to_spiffe_json(&self) -> String {
-        let mut out = String::from("{\"keys\":[");
+        let mut out = String::new();
+        self.push_document(&mut out, self.refresh_hint());
+        out
+    }
+
+    fn push_document(&self, out: &mut String, refresh_hint: Option<Duration>) {
+        out.push_str("{\"keys\":[");
         for authority in self.x509_authorities().iter() {
-            push_entry(&mut out, |out| {
+            push_entry(out, |out| {
                 authority.public_key().push_jwk_members(out);
                 out.push_str(",\"use\":\"x509-svid\",\"x5c\":[\"");
                 out.push_str(&Base64::encode_string(authority.certificate()));
                 out.push_str("\"]");
             });
         }
-        push_jwt_entries(&mut out, self.jwt_authorities());
+        push_jwt_entries(out, self.jwt_authorities());
         out.push(']');
         if let Some(sequence) = self.sequence() {
             out.push_str(&format!(",\"spiffe_sequence\":{sequence}"));
         }
-        if let Some(hint) = self.refresh_hint().filter(|hint| hint.as_secs() != 0) {
+        if let Some(hint) = refresh_hint.filter(|hint| hint.as_secs() != 0) {
             out.push_str(&format!(",\"spiffe_refresh_hint\":{}", hint.as_secs()));
         }
         out.push('}');
-        out
     }
 }
 
