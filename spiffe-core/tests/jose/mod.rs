@@ -1,6 +1,7 @@
 //! Keys of every type a JWT-SVID may be signed with, and tokens and key entries made of them by hand.
 #![allow(
     dead_code,
+    clippy::unwrap_used,
     reason = "shared by test programs, each of which uses its own part"
 )]
 
