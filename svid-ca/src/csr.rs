@@ -39,28 +39,16 @@ impl Csr {
         let request = Request::parse(der).map_err(|NotDer| CsrError::Malformed)?;
         let key = PublicKey::parse(request.spki)?;
         let kind = policy.judge_parsed(&key)?;
-        let mut known = false;
-        for algorithm in crypto.signature_algorithms() {
-            if algorithm.public_key_alg_id().as_ref() != key.algorithm
-                || algorithm.signature_alg_id().as_ref() != request.signature_algorithm
-            {
-                continue;
-            }
-            known = true;
-            if algorithm
-                .verify_signature(key.bytes, request.signed, request.signature)
-                .is_ok()
-            {
-                return Ok(Self {
-                    public_key: request.spki.to_vec().into(),
-                    kind,
-                });
-            }
-        }
-        Err(if known {
-            CsrError::BadSignature
-        } else {
-            CsrError::UnsupportedSignature
+        check_signature(
+            crypto,
+            &key,
+            request.signature_algorithm,
+            request.signed,
+            request.signature,
+        )?;
+        Ok(Self {
+            public_key: request.spki.to_vec().into(),
+            kind,
         })
     }
 
@@ -73,6 +61,30 @@ impl Csr {
     pub fn key_kind(&self) -> PublicKeyKind {
         self.kind
     }
+}
+
+/// Checks a signature in X.509's form by `key` over `signed`, with whatever algorithm of the provider fits the key
+/// and `algorithm`, the content of an AlgorithmIdentifier.
+pub(crate) fn check_signature(
+    crypto: &dyn CryptoProvider,
+    key: &PublicKey<'_>,
+    algorithm: &[u8],
+    signed: &[u8],
+    signature: &[u8],
+) -> Result<(), CsrError> {
+    let mut error = CsrError::UnsupportedSignature;
+    for known in crypto.signature_algorithms() {
+        if known.public_key_alg_id().as_ref() != key.algorithm
+            || known.signature_alg_id().as_ref() != algorithm
+        {
+            continue;
+        }
+        match known.verify_signature(key.bytes, signed, signature) {
+            Ok(()) => return Ok(()),
+            Err(_) => error = CsrError::BadSignature,
+        }
+    }
+    Err(error)
 }
 
 /// The parts of a request, as slices of it.

@@ -13,6 +13,7 @@ use spiffe_core::key::{Signer, ecdsa_to_der};
 use spiffe_core::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use spiffe_core::{Random, RandomError, SpiffeId, Timestamp, TrustDomain};
 
+use crate::csr::check_signature;
 use crate::der::sequence;
 use crate::error::{IssueError, IssuerError};
 use crate::name::DistinguishedName;
@@ -274,6 +275,12 @@ pub async fn self_signed_authority(
     }
     .authority(&name, trust_domain.id().as_ref());
     let signature = sign_x509(signer, &tbs).await?;
+    // A key that signs wrongly is found out before anybody trusts it; tag and length go before the content.
+    check_signature(&*settings.crypto, &key, &algorithm[2..], &tbs, &signature).map_err(|_| {
+        IssueError::Signer {
+            reason: "its first signature does not verify".into(),
+        }
+    })?;
     Ok(assemble(&tbs, algorithm, &signature))
 }
 

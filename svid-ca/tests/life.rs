@@ -4,15 +4,17 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{NOW, builder, ca, crypto, id, ready, web};
 use futures_util::FutureExt;
-use spiffe_core::key::KeyType;
-use spiffe_core::pki_types::UnixTime;
-use spiffe_core::{Bundle, Source, Timestamp, TrustDomain, Watch, X509Svid};
+use spiffe_core::key::{KeyType, SignError, SignatureAlgorithm, Signer};
+use spiffe_core::pki_types::{SubjectPublicKeyInfoDer, UnixTime};
+use spiffe_core::{BoxFuture, Bundle, Source, Timestamp, TrustDomain, Watch, X509Svid};
 use spiffe_svid_ca::authority::{Action, Consumer, Evidence, Grade, Kind, Rollover};
-use spiffe_svid_ca::error::{CaError, LifecycleError};
+use spiffe_svid_ca::error::{CaError, KeyManagerError, LifecycleError};
+use spiffe_svid_ca::keys::{KeyManager, MemoryKeys};
 use spiffe_svid_ca::{InProcessSource, JwtSvidParams, TrustDomainCa};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -129,6 +131,31 @@ fn a_rollover_by_hand() {
 }
 
 #[test]
+fn a_jwt_authority_stays_until_its_last_token_has_expired() {
+    let ca = ca();
+    let token = JwtSvidParams::new(id("spiffe://example.org/web"), "db");
+    let token = ready(ca.issue_jwt(&token, NOW)).unwrap();
+    ready(ca.prepare(Kind::Jwt, NOW)).unwrap();
+    ready(ca.activate(Kind::Jwt, &Evidence::complete([]), false, NOW)).unwrap();
+    let last = token.expires_at + Duration::from_secs(60);
+    ready(ca.tick(last, &Evidence::unknown())).unwrap();
+    assert!(
+        ca.bundle()
+            .jwt_authorities()
+            .find(&token.authority)
+            .is_some()
+    );
+    ready(ca.tick(last + Duration::from_secs(1), &Evidence::unknown())).unwrap();
+    assert!(
+        ca.bundle()
+            .jwt_authorities()
+            .find(&token.authority)
+            .is_none()
+    );
+    assert_eq!(ca.bundle().jwt_authorities().len(), 1);
+}
+
+#[test]
 fn a_tainted_authority_is_marked_in_the_bundle_and_then_revoked() {
     let ca = ca();
     for kind in [Kind::X509, Kind::Jwt] {
@@ -210,6 +237,67 @@ fn settings_that_cannot_work_are_refused() {
         build(builder().rollover(rollover)),
         Err(CaError::Setting { .. })
     ));
+}
+
+/// Keys whose signatures are of something else, as a broken token's would be.
+#[derive(Debug)]
+struct Broken(MemoryKeys);
+
+#[derive(Debug)]
+struct BrokenSigner(Arc<dyn Signer>);
+
+impl Signer for BrokenSigner {
+    fn public_key(&self) -> &SubjectPublicKeyInfoDer<'static> {
+        self.0.public_key()
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        self.0.algorithm()
+    }
+
+    fn sign<'a>(&'a self, _: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>, SignError>> {
+        self.0.sign(b"something else")
+    }
+}
+
+impl KeyManager for Broken {
+    fn generate<'a>(
+        &'a self,
+        name: &'a str,
+        kind: KeyType,
+    ) -> BoxFuture<'a, Result<Arc<dyn Signer>, KeyManagerError>> {
+        Box::pin(async move {
+            let signer = self.0.generate(name, kind).await?;
+            Ok(Arc::new(BrokenSigner(signer)) as Arc<dyn Signer>)
+        })
+    }
+
+    fn signer<'a>(
+        &'a self,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Arc<dyn Signer>>, KeyManagerError>> {
+        self.0.signer(name)
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<String>, KeyManagerError>> {
+        self.0.list()
+    }
+
+    fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool, KeyManagerError>> {
+        self.0.remove(name)
+    }
+}
+
+#[test]
+fn a_key_that_signs_wrongly_becomes_no_authority() {
+    let good = Arc::new(MemoryKeys::new(crypto()));
+    assert!(ready(builder().keys(good).build(NOW)).is_ok());
+    let broken = Arc::new(Broken(MemoryKeys::new(crypto())));
+    let error = ready(builder().keys(broken).build(NOW)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the authority's key did not sign: its first signature does not verify"
+    );
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::time::Duration;
 use common::{NOW, builder, crypto, ready, trust_domain, web};
 use spiffe_core::TrustDomain;
 use spiffe_core::key::{KeyType, PrivateKey};
-use spiffe_svid_ca::authority::{Evidence, Kind};
+use spiffe_svid_ca::authority::{Evidence, Kind, Status};
 use spiffe_svid_ca::error::{CaError, KeyManagerError, StateError};
 use spiffe_svid_ca::keys::{DiskKeys, KeyManager};
 use spiffe_svid_ca::storage::{Directory, Storage, Stored};
@@ -160,8 +160,12 @@ fn a_restart_in_the_middle_of_a_rollover_goes_on() {
     );
     assert!(ready(ca.issue_x509_svid(&web(), KeyType::EcP256, NOW)).is_ok());
     drop(ca);
-    // The old one is still in the bundle, since nobody knows any more what it signed.
+    // The old one stays in the bundle to its end, since nobody knows any more what it signed before the restart.
     let ca = place.ca().unwrap();
+    let state = ca.state();
+    let old = state.slots(Kind::X509).iter().next().unwrap();
+    assert_eq!(old.status(), Status::Old);
+    assert_eq!(old.signed_until(), old.not_after());
     assert_eq!(ca.bundle().x509_authorities().len(), 2);
 }
 

@@ -4,13 +4,15 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{NOW, ca, crypto, id, key, ready, trust_domain, web};
-use spiffe_core::key::KeyType;
-use spiffe_core::pki_types::{CertificateDer, UnixTime};
+use spiffe_core::key::{KeyType, Signer};
+use spiffe_core::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use spiffe_core::{Random, RandomError, Timestamp, X509Svid};
-use spiffe_svid_ca::error::{IssueError, PublicKeyError};
+use spiffe_svid_ca::error::{IssueError, IssuerError, PublicKeyError};
+use spiffe_svid_ca::issuer::{IssuerSettings, X509Issuer};
 use spiffe_svid_ca::{
     Csr, DnsName, IssuedX509, Profile, PublicKeyKind, TrustDomainCa, X509SvidParams,
 };
@@ -49,6 +51,14 @@ fn verify(
         .iter()
         .map(|authority| webpki::anchor_from_trusted_cert(authority.certificate()).unwrap())
         .collect();
+    verify_under(&anchors, chain, at)
+}
+
+fn verify_under(
+    anchors: &[TrustAnchor<'_>],
+    chain: &[CertificateDer<'_>],
+    at: Timestamp,
+) -> Result<(), webpki::Error> {
     let time = UnixTime::since_unix_epoch(Duration::from_secs(at.unix_seconds() as u64));
     let leaf = webpki::EndEntityCert::try_from(&chain[0])?;
     for usage in [
@@ -57,7 +67,7 @@ fn verify(
     ] {
         leaf.verify_for_usage(
             crypto().signature_algorithms(),
-            &anchors,
+            anchors,
             &chain[1..],
             time,
             usage,
@@ -410,6 +420,90 @@ fn core_loads_what_is_issued() {
     );
 }
 
+/// An authority that rcgen's root signed, with a subject that a map of attributes would lose.
+struct Intermediate {
+    root: CertificateDer<'static>,
+    certificate: CertificateDer<'static>,
+    signer: Arc<dyn Signer>,
+}
+
+impl Intermediate {
+    fn new(authority: bool) -> Self {
+        let root_key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, "root");
+        let root = params.self_signed(&root_key).unwrap().der().clone();
+        let issuer = rcgen::Issuer::new(params, root_key);
+
+        let key = crypto().generate_key(KeyType::EcP256).unwrap();
+        let signer = crypto().load_key(&key).unwrap();
+        let own = rcgen::KeyPair::try_from(key.secret_pkcs8_der()).unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = if authority {
+            rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0))
+        } else {
+            rcgen::IsCa::ExplicitNoCa
+        };
+        params.distinguished_name.push(
+            rcgen::DnType::OrganizationName,
+            rcgen::DnValue::BmpString("caf\u{e9}".try_into().unwrap()),
+        );
+        let certificate = params.signed_by(&own, &issuer).unwrap().der().clone();
+        Self {
+            root,
+            certificate,
+            signer,
+        }
+    }
+
+    fn issuer(&self, signer: &Arc<dyn Signer>) -> Result<X509Issuer, IssuerError> {
+        X509Issuer::new(
+            trust_domain(),
+            self.certificate.clone(),
+            Vec::new(),
+            signer.clone(),
+            Arc::new(IssuerSettings::new(
+                crypto(),
+                spiffe_core::crypto::system_random(),
+            )),
+        )
+    }
+}
+
+#[test]
+fn an_authority_below_a_root_is_part_of_the_chain() {
+    let authority = Intermediate::new(true);
+    let issuer = authority.issuer(&authority.signer).unwrap();
+    let key = key(KeyType::EcP256);
+    let issued = ready(issuer.issue(&web(), key.public_key(), NOW)).unwrap();
+    assert_eq!(issued.chain.len(), 2);
+    assert_eq!(issued.chain[1], authority.certificate);
+    assert_eq!(
+        parse(&issued.chain[0]).issuer().as_raw(),
+        parse(&authority.certificate).subject().as_raw()
+    );
+    let anchors = [webpki::anchor_from_trusted_cert(&authority.root).unwrap()];
+    assert_eq!(verify_under(&anchors, &issued.chain, NOW), Ok(()));
+}
+
+#[test]
+fn an_issuer_is_an_authority_with_its_own_key() {
+    let authority = Intermediate::new(true);
+    assert!(authority.issuer(&authority.signer).is_ok());
+    assert_eq!(
+        authority.issuer(&key(KeyType::EcP256)).unwrap_err(),
+        IssuerError::KeyMismatch
+    );
+    let leaf = Intermediate::new(false);
+    assert!(matches!(
+        leaf.issuer(&leaf.signer),
+        Err(IssuerError::NotAuthority { .. })
+    ));
+}
+
 #[test]
 fn no_serial_number_without_randomness() {
     #[derive(Debug)]
@@ -427,7 +521,7 @@ fn no_serial_number_without_randomness() {
     for zeros in [true, false] {
         let built = ready(
             TrustDomainCa::builder(trust_domain())
-                .random(std::sync::Arc::new(Broken(zeros)))
+                .random(Arc::new(Broken(zeros)))
                 .build(NOW),
         );
         assert_eq!(
