@@ -94,8 +94,19 @@ impl World {
         println!("the Workload APIs stay up until Ctrl-C");
     }
 
-    /// Drains the Workload APIs; the directory goes with them.
+    /// Ends the sources, then drains the Workload APIs; the directory goes with them.
     pub(crate) async fn stop(self) {
+        for source in [
+            &self.server,
+            &self.east_client,
+            &self.west_client,
+            &self.outside_client,
+        ] {
+            source.shutdown().await;
+        }
+        for tokens in [&self.east_tokens, &self.west_tokens] {
+            tokens.shutdown().await;
+        }
         for api in self.apis {
             // What it failed with was observed as a fact that did not come.
             let _ = api.stop().await;
