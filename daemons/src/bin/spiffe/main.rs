@@ -1,18 +1,40 @@
-//! `spiffe`: the tool for people. One file per family of verbs; what they need lies in the libraries.
+//! `spiffe`: the tool for people, and for pipes.
 //!
-//! Exit status 0: good. 1: judged bad, or failed. 2: wrong usage.
+//! One file per family of verbs. Each reads its arguments and files, calls one entry point of the library and prints what it says.
 
+mod batch;
+mod bundle;
+mod id;
+mod input;
+mod jwt;
+mod output;
 mod up;
+mod why;
+mod x509;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use output::{Failure, Format, Output};
 
-/// SPIFFE for people: run a trust domain, look at what it issues, ask why something was refused.
+/// SPIFFE for people: run a trust domain, look at what it issues, verify it, ask why something was refused.
+///
+/// Every verdict is the library's own: what this tool accepts, a service built on the library accepts, and the other
+/// way round. Only 'up' opens sockets and writes files.
+///
+/// Exit status: 0 good, 1 judged bad or failed, 2 wrong usage. An error is one line on standard error.
 #[derive(Parser)]
-#[command(version)]
-struct Arguments {
+#[command(name = "spiffe", version, max_term_width = 110)]
+#[command(after_help = "Examples:
+  spiffe id parse spiffe://example.org/web
+  spiffe x509 verify chain.pem --bundle example.org=bundle.pem --authorize domain:example.org
+  spiffe why chain.pem --bundle example.org=bundle.json --at 2026-11-20T08:00:00Z
+  echo '{\"case\":\"1\",\"op\":\"id.parse\",\"text\":\"spiffe://example.org/web\"}' | spiffe batch")]
+struct Cli {
+    /// How to print the result: aligned text, or one JSON object on one line
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    output: Format,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -20,21 +42,44 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Verb {
     Up(up::Up),
+    /// Take SPIFFE IDs apart
+    #[command(subcommand)]
+    Id(id::Verb),
+    /// Verify and inspect X509-SVIDs
+    #[command(subcommand)]
+    X509(x509::Verb),
+    /// Verify and inspect JWT-SVIDs
+    #[command(subcommand)]
+    Jwt(jwt::Verb),
+    /// Show, convert and compare bundles
+    #[command(subcommand)]
+    Bundle(bundle::Verb),
+    Why(why::Arguments),
+    Batch(batch::Arguments),
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    log_to_stderr();
-    let outcome = match arguments.verb {
-        Verb::Up(up) => up.run(),
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return output::usage(&error),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+    let output = Output::new(cli.output);
+    let done = match cli.verb {
+        Verb::Up(up) => {
+            log_to_stderr();
+            up.run().map_err(|error| match error.downcast::<Usage>() {
+                Ok(usage) => Failure::usage(usage),
+                Err(error) => Failure::failed(error),
+            })
         }
-    }
+        Verb::Id(verb) => id::run(verb, &output),
+        Verb::X509(verb) => x509::run(verb, &output),
+        Verb::Jwt(verb) => jwt::run(verb, &output),
+        Verb::Bundle(verb) => bundle::run(verb, &output),
+        Verb::Why(arguments) => why::run(&arguments, &output),
+        Verb::Batch(arguments) => batch::run(&arguments),
+    };
+    done.map_or_else(Failure::report, |()| ExitCode::SUCCESS)
 }
 
 /// What is wrong with the command line, beyond what its parser sees.
