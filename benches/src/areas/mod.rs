@@ -42,7 +42,7 @@ pub(crate) const BENCHES: &[Bench] = &[
         run: svid::from_der,
     },
     Bench {
-        rows: &[verify::CHAIN],
+        rows: &[verify::CHAIN, verify::CHAIN_OVER_WEBPKI],
         run: verify::chain,
     },
     Bench {
