@@ -281,11 +281,7 @@ impl State {
             }
             (None, _) => (self.clone(), vec![self.generate(kind)]),
             (Some(prepared), active) => {
-                let laggards = match slots.active() {
-                    Some(_) => evidence.laggards(prepared.published, rules.grade),
-                    // The first of its kind: nobody trusts another instead.
-                    None => Vec::new(),
-                };
+                let laggards = slots.laggards(prepared, evidence, rules.grade);
                 let deadline = active.map_or(now, |active| before_end(active, rules.activate));
                 let published_for = now.saturating_since(prepared.published_at);
                 let known = laggards.is_empty() && published_for >= rules.publish_ahead;
@@ -343,7 +339,7 @@ impl State {
             .prepared()
             .filter(|prepared| now < prepared.not_after)
             .ok_or(LifecycleError::NothingPrepared)?;
-        let laggards = evidence.laggards(prepared.published, rules.grade);
+        let laggards = self.slots(kind).laggards(prepared, evidence, rules.grade);
         if !laggards.is_empty() && !force {
             return Err(LifecycleError::Laggards {
                 id: prepared.id.clone(),

@@ -6,6 +6,8 @@ use std::fmt;
 use spiffe_core::Timestamp;
 use spiffe_core::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 
+use super::{Evidence, Grade};
+
 /// The two kinds of authorities, each with a life of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "callers handle every kind")]
@@ -196,6 +198,20 @@ impl Slots {
         match self.active().and_then(Authority::slot) {
             Some(Slot::A) => Slot::B,
             _ => Slot::A,
+        }
+    }
+
+    /// Who does not know `prepared` and would be broken if it signed. Nobody where it succeeds none: whoever comes for
+    /// the bundle finds it there, and nobody trusts another in its place.
+    pub(crate) fn laggards(
+        &self,
+        prepared: &Authority,
+        evidence: &Evidence,
+        grade: Grade,
+    ) -> Vec<String> {
+        match self.active() {
+            Some(_) => evidence.laggards(prepared.published, grade),
+            None => Vec::new(),
         }
     }
 

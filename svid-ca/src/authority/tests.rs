@@ -144,6 +144,25 @@ fn the_first_authority_is_published_and_then_signs() {
 }
 
 #[test]
+fn the_first_authority_waits_for_nobody_whoever_activates_it() {
+    let nobody_asked = Evidence::unknown();
+    let activate = || Input::Command(Command::Activate { force: false }, &nobody_asked);
+    let mut domain = Domain::new();
+    domain.tick(START, &nobody_asked);
+    let activated = Action::Activated {
+        id: "1".into(),
+        laggards: vec![],
+    };
+    assert_eq!(domain.input(START, activate()).unwrap(), [activated]);
+    // The second has somebody to succeed.
+    domain.command(Command::Prepare, &nobody_asked).unwrap();
+    assert!(matches!(
+        domain.input(START, activate()),
+        Err(LifecycleError::Laggards { .. })
+    ));
+}
+
+#[test]
 fn the_next_one_is_prepared_at_half_of_the_life() {
     let mut domain = Domain::started();
     assert_eq!(
