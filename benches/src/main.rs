@@ -126,4 +126,6 @@ Usage: spiffe-benches [--quick] [--only AREA] [--json FILE] [--list]
   --quick      at most 5 s a row
   --only AREA  only rows whose names begin with these parts
   --json FILE  write the rows there instead of to standard output
-  --list       print the names of the rows and measure nothing";
+  --list       print the names of the rows and measure nothing
+
+Built with the feature `peers` it has rows against other libraries as well, under `peers`.";

@@ -60,7 +60,7 @@ fn is_clean(text: &str) -> bool {
     text.bytes().all(|byte| CLEAN[byte as usize])
 }
 
-const ID: &str = "spiffe://example.org/ns/prod/sa/web";
+pub(crate) const ID: &str = "spiffe://example.org/ns/prod/sa/web";
 
 const CLEAN: [bool; 256] = {
     let mut clean = [false; 256];

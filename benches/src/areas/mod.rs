@@ -4,6 +4,8 @@ mod bundle;
 mod ca;
 mod id;
 mod jwt;
+#[cfg(feature = "peers")]
+mod peers;
 mod rotation;
 mod svid;
 mod tls;
@@ -84,5 +86,30 @@ pub(crate) const BENCHES: &[Bench] = &[
     Bench {
         rows: &[ca::CSR, ca::SPKI, ca::JWT],
         run: ca::issue,
+    },
+    #[cfg(feature = "peers")]
+    Bench {
+        rows: &[peers::ID],
+        run: peers::id_parse,
+    },
+    #[cfg(feature = "peers")]
+    Bench {
+        rows: &[peers::FROM_DER],
+        run: peers::svid_from_der,
+    },
+    #[cfg(feature = "peers")]
+    Bench {
+        rows: &[peers::LOOKUP],
+        run: peers::bundle_lookup,
+    },
+    #[cfg(feature = "peers")]
+    Bench {
+        rows: &[peers::ES256],
+        run: peers::jwt_es256,
+    },
+    #[cfg(feature = "peers")]
+    Bench {
+        rows: &[peers::RS256],
+        run: peers::jwt_rs256,
     },
 ];
