@@ -61,7 +61,7 @@ fn expect_no_answer(answer: Finished) -> Result<(), Trouble> {
     // A refusal inside TLS, or the reset that follows one; not a name that did not resolve or a certificate of ours curl dislikes.
     let tls = matches!(
         answer.status.code(),
-        Some(CONNECT_ERROR | EMPTY_REPLY | SEND_ERROR | RECEIVE_ERROR)
+        Some(CONNECT_ERROR | EMPTY_REPLY | SEND_ERROR | RECEIVE_ERROR | CLIENT_CERTIFICATE)
     );
     ensure(tls, || answer.describe("failed for another reason:"))
 }
@@ -112,3 +112,5 @@ const CONNECT_ERROR: i32 = 35;
 const EMPTY_REPLY: i32 = 52;
 const SEND_ERROR: i32 = 55;
 const RECEIVE_ERROR: i32 = 56;
+/// The server wants a client certificate, or does not like the one it got.
+const CLIENT_CERTIFICATE: i32 = 98;
