@@ -78,11 +78,10 @@ fn verify(
 /// A JWT-SVID and what verifies it.
 pub(crate) struct Token {
     pub(crate) token: String,
-    pub(crate) bundle: Arc<Bundle>,
     message: String,
     signature: Vec<u8>,
     signer: Arc<dyn Signer>,
-    bundles: BundleSet,
+    pub(crate) bundles: BundleSet,
     verifier: JwtVerifier,
     now: Timestamp,
 }
@@ -113,12 +112,10 @@ impl Token {
             .ok_or("the key is not one for JWT-SVIDs")?;
         let bundle = Bundle::new(TrustDomain::parse("example.org")?)
             .with_jwt_authorities(JwtAuthorities::from_iter([authority]));
-        let bundle = Arc::new(bundle);
         let token = Self {
             token: format!("{message}.{}", Base64UrlUnpadded::encode_string(&signature)),
-            bundles: [bundle.clone()].into_iter().collect(),
+            bundles: [bundle].into_iter().collect(),
             verifier: JwtVerifier::new(&*crypto),
-            bundle,
             message,
             signature,
             signer,

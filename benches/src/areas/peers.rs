@@ -102,7 +102,8 @@ fn jwt(effort: Effort, name: &str, key_type: KeyType) -> Measured {
 }
 
 fn peer_bundle(token: &Token) -> Result<spiffe::JwtBundleSet, Box<dyn Error>> {
-    let document: Value = serde_json::from_str(&token.bundle.to_spiffe_json())?;
+    let bundle = token.bundles.iter().next().ok_or("there is one bundle")?;
+    let document: Value = serde_json::from_str(&bundle.to_spiffe_json())?;
     let key = serde_json::to_vec(&document["keys"][0])?;
     let mut bundle = spiffe::JwtBundle::new(spiffe::TrustDomain::new("example.org")?);
     bundle.add_jwt_authority(PeerJwtAuthority::from_jwk_json(&key)?);
