@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use diff::{BundleDiff, Changes};
-pub(crate) use jwks::KeyKind;
 pub use jwks::MAX_BUNDLE_DOCUMENT_BYTES;
+pub(crate) use jwks::{KeyKind, PublicKey};
 pub(crate) use jwt::Check;
 pub use jwt::{JwtAuthorities, JwtAuthority};
 pub use set::BundleSet;

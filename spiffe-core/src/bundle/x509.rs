@@ -3,6 +3,7 @@
 //! Answers to X509-SVID §3.2, §6.2. What is no signing certificate is left out and reported: it verifies nothing.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use base64ct::{Base64, Encoding};
 use rustls_pki_types::pem::PemObject;
@@ -11,6 +12,7 @@ use rustls_pki_types::{CertificateDer, TrustAnchor};
 use super::jwks::PublicKey;
 use super::{BundleError, Ignored};
 use crate::x509::cert::{Cert, split_concatenated};
+use crate::x509::profile::Roles;
 use crate::{Rule, Timestamp};
 
 /// The most bytes of a PEM or DER document of certificates: far above 200 trust domains' worth.
@@ -22,12 +24,15 @@ pub const MAX_AUTHORITIES: usize = 8192;
 /// One authority's certificate, parsed once.
 #[derive(Clone, Debug)]
 pub struct X509Authority {
-    certificate: CertificateDer<'static>,
+    certificate: Arc<CertificateDer<'static>>,
     anchor: TrustAnchor<'static>,
     not_before: Timestamp,
     not_after: Timestamp,
     subject_key_id: Option<Vec<u8>>,
     path_length: Option<u32>,
+    name_constraints: Option<Arc<[u8]>>,
+    roles: Roles,
+    signs_revocations: bool,
     tainted: bool,
 }
 
@@ -67,9 +72,12 @@ impl X509Authority {
             not_after: cert.not_after,
             subject_key_id: cert.subject_key_id.map(<[u8]>::to_vec),
             path_length: cert.basic_constraints.and_then(|basic| basic.path_length),
+            name_constraints: cert.name_constraints.map(Arc::from),
+            roles: cert.roles(),
+            signs_revocations: cert.signs_revocations(),
             tainted: false,
             anchor,
-            certificate,
+            certificate: Arc::new(certificate),
         })
     }
 
@@ -105,9 +113,14 @@ impl X509Authority {
         self.tainted
     }
 
-    /// The anchor as path building takes it, borrowing from here.
+    /// The anchor as path building takes it.
     pub(crate) fn anchor(&self) -> &TrustAnchor<'static> {
         &self.anchor
+    }
+
+    /// The certificate, for whoever keeps it beyond the bundle.
+    pub(crate) fn shared_certificate(&self) -> &Arc<CertificateDer<'static>> {
+        &self.certificate
     }
 
     /// The public key, taken apart.
@@ -120,6 +133,21 @@ impl X509Authority {
     /// How many intermediates may stand between it and a leaf.
     pub(crate) fn path_length(&self) -> Option<u32> {
         self.path_length
+    }
+
+    /// The value of its name constraints.
+    pub(crate) fn name_constraints(&self) -> Option<&Arc<[u8]>> {
+        self.name_constraints.as_ref()
+    }
+
+    /// The roles that its extended key usage allows to everything below it.
+    pub(crate) fn roles(&self) -> Roles {
+        self.roles
+    }
+
+    /// Whether it may sign lists of revoked certificates.
+    pub(crate) fn signs_revocations(&self) -> bool {
+        self.signs_revocations
     }
 }
 

@@ -6,6 +6,7 @@ use super::der::{
     BIT_STRING, GENERALIZED_TIME, INTEGER, NotDer, OBJECT_IDENTIFIER, OCTET_STRING, Reader,
     SEQUENCE, UTC_TIME, context, context_constructed,
 };
+use super::names;
 use crate::time::Timestamp;
 
 /// The most extensions a certificate may have; honest ones have about ten, and each is compared with those
@@ -43,6 +44,7 @@ impl CertificateError {
 /// A parsed certificate that borrows its bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Cert<'a> {
+    pub(crate) signed: Signed<'a>,
     pub(crate) serial: &'a [u8],
     /// The content of the issuer's name, without tag and length, as anchors hold theirs.
     pub(crate) issuer: &'a [u8],
@@ -60,6 +62,32 @@ pub(crate) struct Cert<'a> {
     pub(crate) name_constraints: Option<&'a [u8]>,
     /// The first critical extension that nothing here understands, as the bytes of its identifier.
     pub(crate) unknown_critical: Option<&'a [u8]>,
+}
+
+/// A signature with what it covers: RFC 5280 §4.1.1, and the same shape for lists of revoked certificates.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Signed<'a> {
+    /// The whole of what is signed, as signed.
+    pub(crate) message: &'a [u8],
+    /// The content of the AlgorithmIdentifier.
+    pub(crate) algorithm: &'a [u8],
+    pub(crate) signature: &'a [u8],
+}
+
+impl<'a> Signed<'a> {
+    pub(crate) fn parse(der: &'a [u8]) -> Result<Self, NotDer> {
+        let mut fields = Reader::new(Reader::new(der).only(SEQUENCE)?);
+        let message = fields.whole(SEQUENCE)?;
+        let algorithm = fields.value(SEQUENCE)?;
+        match fields.only(BIT_STRING)? {
+            [0, signature @ ..] => Ok(Self {
+                message,
+                algorithm,
+                signature,
+            }),
+            _ => Err(NotDer),
+        }
+    }
 }
 
 /// RFC 5280 §4.2.1.9.
@@ -94,26 +122,22 @@ impl KeyUsage {
     }
 }
 
-/// What of RFC 5280 §4.2.1.6 matters: how many URI names there are and what the first says.
+/// What of RFC 5280 §4.2.1.6 matters: how many URI names there are, what the first says, and all names as they stand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AlternativeNames<'a> {
     pub(crate) present: bool,
     pub(crate) uris: usize,
     pub(crate) first_uri: &'a [u8],
+    /// The content of the list.
+    pub(crate) all: &'a [u8],
 }
 
 impl<'a> Cert<'a> {
     /// Takes a whole certificate apart; bytes behind it are an error.
     pub(crate) fn parse(der: &'a [u8]) -> Result<Self, CertificateError> {
-        let fields = part("outer structure", || {
-            let mut certificate = Reader::new(Reader::new(der).only(SEQUENCE)?);
-            let fields = certificate.value(SEQUENCE)?;
-            certificate.value(SEQUENCE)?;
-            certificate.value(BIT_STRING)?;
-            if !certificate.is_at_end() {
-                return Err(NotDer);
-            }
-            Ok(fields)
+        let (signed, fields) = part("outer structure", || {
+            let signed = Signed::parse(der)?;
+            Ok((signed, Reader::new(signed.message).only(SEQUENCE)?))
         })?;
         let mut tbs = Reader::new(fields);
         part("version", || {
@@ -124,7 +148,11 @@ impl<'a> Cert<'a> {
             }
         })?;
         let serial = part("serial number", || tbs.value(INTEGER))?;
-        part("signature algorithm", || tbs.value(SEQUENCE))?;
+        // RFC 5280 §4.1.1.2: the algorithm outside, which nothing signs, is the one inside.
+        part("signature algorithm", || match tbs.value(SEQUENCE)? {
+            inside if inside == signed.algorithm => Ok(()),
+            _ => Err(NotDer),
+        })?;
         let issuer = part("issuer", || tbs.value(SEQUENCE))?;
         let (not_before, not_after) = part("validity", || {
             let mut validity = Reader::new(tbs.value(SEQUENCE)?);
@@ -148,6 +176,7 @@ impl<'a> Cert<'a> {
             }
         })?;
         let mut cert = Self {
+            signed,
             serial,
             issuer,
             subject,
@@ -169,10 +198,10 @@ impl<'a> Cert<'a> {
         Ok(cert)
     }
 
-    /// Whether the certificate may issue others: X509-SVID §3.2, with key usage judged where present.
-    pub(crate) fn is_signing(&self) -> bool {
-        self.basic_constraints.is_some_and(|basic| basic.ca)
-            && self.key_usage.is_none_or(KeyUsage::key_cert_sign)
+    /// The public key as anchors hold theirs: the content of its SubjectPublicKeyInfo.
+    pub(crate) fn spki_content(&self) -> &'a [u8] {
+        // It was read with this tag.
+        Reader::new(self.spki).only(SEQUENCE).unwrap_or_default()
     }
 
     fn read_extensions(&mut self, content: &'a [u8]) -> Result<(), CertificateError> {
@@ -216,13 +245,22 @@ impl<'a> Cert<'a> {
                 self.key_usage = Some(KeyUsage { bits, critical });
             }
             ALTERNATIVE_NAMES => {
-                self.alternative_names = part("subject alternative names", || names(value))?;
+                self.alternative_names =
+                    part("subject alternative names", || alternative_names(value))?;
             }
             BASIC_CONSTRAINTS => {
                 self.basic_constraints =
                     Some(part("basic constraints", || basic_constraints(value))?);
             }
-            NAME_CONSTRAINTS => self.name_constraints = Some(value),
+            NAME_CONSTRAINTS => {
+                self.name_constraints = Some(part("name constraints", || {
+                    if names::is_well_formed(value) {
+                        Ok(value)
+                    } else {
+                        Err(NotDer)
+                    }
+                })?);
+            }
             AUTHORITY_KEY_ID => {
                 self.authority_key_id = part("authority key identifier", || {
                     Reader::new(Reader::new(value).only(SEQUENCE)?).optional(context(0))
@@ -332,10 +370,12 @@ fn small_unsigned(bytes: &[u8]) -> Result<u32, NotDer> {
     }
 }
 
-fn names(value: &[u8]) -> Result<AlternativeNames<'_>, NotDer> {
-    let mut list = Reader::new(Reader::new(value).only(SEQUENCE)?);
+fn alternative_names(value: &[u8]) -> Result<AlternativeNames<'_>, NotDer> {
+    let all = Reader::new(value).only(SEQUENCE)?;
+    let mut list = Reader::new(all);
     let mut names = AlternativeNames {
         present: true,
+        all,
         ..AlternativeNames::default()
     };
     while !list.is_at_end() {

@@ -2,3 +2,5 @@
 
 pub(crate) mod cert;
 pub(crate) mod der;
+pub(crate) mod names;
+pub(crate) mod profile;

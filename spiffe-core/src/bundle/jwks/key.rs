@@ -32,7 +32,7 @@ pub(crate) enum KeyKind {
 }
 
 impl KeyKind {
-    const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 5] = [
         Self::EcP256,
         Self::EcP384,
         Self::EcP521,
