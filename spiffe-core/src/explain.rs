@@ -21,7 +21,7 @@ pub enum Outcome {
     Pass,
     /// The rule is broken.
     Fail,
-    /// The rule was not reached, or does not apply.
+    /// The rule was not reached, does not apply, or was tried where another way was open.
     Skipped,
 }
 
@@ -121,6 +121,9 @@ pub(crate) trait Trace {
     /// A rule holds.
     fn pass(&mut self, rule: Rule, facts: impl FnOnce() -> String);
 
+    /// A rule was tried and does not hold, which settles nothing: another way may lead on.
+    fn skip(&mut self, rule: Rule, facts: impl FnOnce() -> String);
+
     /// A rule is broken.
     fn fail(
         &mut self,
@@ -135,6 +138,8 @@ pub(crate) struct NoTrace;
 
 impl Trace for NoTrace {
     fn pass(&mut self, _: Rule, _: impl FnOnce() -> String) {}
+
+    fn skip(&mut self, _: Rule, _: impl FnOnce() -> String) {}
 
     fn fail(&mut self, _: Rule, _: impl FnOnce() -> String, _: impl FnOnce() -> Option<String>) {}
 }
@@ -167,6 +172,10 @@ impl Collected {
 impl Trace for Collected {
     fn pass(&mut self, rule: Rule, facts: impl FnOnce() -> String) {
         self.push(Explanation::leaf(rule, Outcome::Pass, facts()));
+    }
+
+    fn skip(&mut self, rule: Rule, facts: impl FnOnce() -> String) {
+        self.push(Explanation::leaf(rule, Outcome::Skipped, facts()));
     }
 
     fn fail(

@@ -79,10 +79,12 @@ rules! {
     PathExpired, "x509-expired", "RFC 5280 §4.1.2.5", "no certificate of the path has expired";
     PathNotYetValid, "x509-not-yet-valid", "RFC 5280 §4.1.2.5", "every certificate of the path is already valid";
     PathIssuerNotCa, "x509-issuer-not-ca", "RFC 5280 §6.1.4", "every issuer of the path is a CA that may sign certificates";
+    PathIssuerAdmitted, "x509-issuer-admitted", "RFC 5280 §6.1", "an intermediate certificate is issued from an authority, and every rule above it holds";
     PathLength, "x509-path-length", "RFC 5280 §4.2.1.9", "path length constraints hold";
     PathNameConstraints, "x509-name-constraints", "X509-SVID §4.2", "the SPIFFE ID lies within the name constraints above it";
     PathExtendedKeyUsage, "x509-issuer-extended-key-usage", "RFC 5280 §4.2.1.12", "the extended key usages above the leaf allow the peer's role";
     PathRevoked, "x509-revoked", "RFC 5280 §6.3", "no certificate of the path is revoked";
+    RevocationList, "x509-revocation-list", "RFC 5280 §5.1", "a list of revoked certificates is well-formed and whole";
     PathTooComplex, "x509-path-too-complex", "", "a path is found within the configured limits";
 
     KeyMalformed, "key-malformed", "Workload API §5.1", "a private key is one unencrypted PKCS#8 structure in DER";

@@ -9,42 +9,8 @@ use spiffe_core::key::PrivateKey;
 use spiffe_core::pki_types::CertificateDer;
 use spiffe_core::svid::{SvidError, X509Chain};
 use spiffe_core::verify::{PeerRole, X509Error, X509Limits, X509Verifier};
-use spiffe_core::{BundleSet, Outcome, Rule, Timestamp, X509Svid};
+use spiffe_core::{BundleSet, Rule, Timestamp, X509Svid};
 use support::*;
-
-#[track_caller]
-fn check(chain: &[CertificateDer<'_>], bundles: &BundleSet, expected: Result<&str, Rule>) {
-    check_at(chain, bundles, NOW, PeerRole::Client, expected);
-}
-
-#[track_caller]
-fn check_at(
-    chain: &[CertificateDer<'_>],
-    bundles: &BundleSet,
-    now: Timestamp,
-    role: PeerRole,
-    expected: Result<&str, Rule>,
-) {
-    let verifier = X509Verifier::new(&*crypto());
-    let verdict = verifier.verify(chain, bundles, now, role);
-    let (explained, tree) = verifier.explain(chain, bundles, now, role);
-    assert_eq!(verdict, explained, "the explanation is of the same verdict");
-    match (&verdict, expected) {
-        (Ok(peer), Ok(id)) => {
-            assert_eq!(peer.id.as_str(), id);
-            assert_eq!(tree.outcome, Outcome::Pass);
-        }
-        (Err(error), Err(rule)) => {
-            assert_eq!(error.rule(), rule, "{error}");
-            assert_eq!(
-                tree.first_failure().map(|node| node.rule),
-                Some(rule),
-                "{tree}"
-            );
-        }
-        _ => panic!("{verdict:?} where {expected:?} was expected"),
-    }
-}
 
 /// A leaf of `a` changed by `change`, under an intermediate under the root of `a`.
 #[track_caller]
@@ -152,12 +118,7 @@ fn unknown_critical_extensions_are_refused_and_others_not() {
         (false, Ok("spiffe://a/x")),
     ] {
         leaf(
-            |p| {
-                let mut extension =
-                    CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![5, 0]);
-                extension.set_criticality(critical);
-                p.custom_extensions.push(extension);
-            },
+            |p| p.custom_extensions.push(unknown_extension(critical)),
             expected,
         );
     }

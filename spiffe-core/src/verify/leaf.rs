@@ -2,6 +2,7 @@
 //!
 //! Own SVIDs are loaded and peers' chains are verified with the same rules.
 
+use crate::bundle::PublicKey;
 use crate::x509::cert::{Cert, KeyUsage, dotted};
 use crate::{Rule, SpiffeId, SpiffeIdError, SpiffeIdRef};
 
@@ -44,6 +45,9 @@ impl Leaf {
         if let Some(oid) = cert.unknown_critical {
             return Err(LeafError::UnknownCritical { oid: dotted(oid) });
         }
+        if PublicKey::from_spki(cert.spki).is_none() {
+            return Err(LeafError::Key);
+        }
         Ok(Self { id: id.to_owned() })
     }
 }
@@ -61,6 +65,9 @@ pub enum LeafError {
     /// cA is true.
     #[error("the leaf is a CA certificate; only leaves identify a workload")]
     IsCa,
+    /// The key is none that is accepted.
+    #[error("the leaf's key is none of P-256, P-384, P-521, Ed25519 and RSA of 2048 to 8192 bits")]
+    Key,
     /// keyCertSign is set.
     #[error("the leaf's key usage has keyCertSign; only signing certificates may")]
     KeyCertSign,
@@ -97,6 +104,7 @@ impl LeafError {
             Self::CrlSign => Rule::LeafCrlSign,
             Self::DigitalSignature => Rule::LeafDigitalSignature,
             Self::IsCa => Rule::LeafIsCa,
+            Self::Key => Rule::CertAlgorithm,
             Self::KeyCertSign => Rule::LeafKeyCertSign,
             Self::NotSpiffeId { .. } => Rule::LeafUriScheme,
             Self::PathMissing { .. } => Rule::LeafPathMissing,
