@@ -6,6 +6,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, SanType};
 use spiffe_core::Rule;
 use spiffe_core::verify::{NameConstraintError, PeerRole, X509Error, X509Verifier};
 use support::*;
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 const OUTSIDE: Result<(), Rule> = Err(Rule::PathNameConstraints);
 

@@ -3,6 +3,7 @@
 mod support;
 
 use std::sync::Arc;
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use rcgen::{
     CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,
