@@ -1,4 +1,5 @@
 //! URI name constraints on intermediates and authorities, by the text of RFC 5280 §4.2.1.10 and X509-SVID §4.2.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -6,7 +7,6 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, SanType};
 use spiffe_core::Rule;
 use spiffe_core::verify::{NameConstraintError, PeerRole, X509Error, X509Verifier};
 use support::*;
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 const OUTSIDE: Result<(), Rule> = Err(Rule::PathNameConstraints);
 

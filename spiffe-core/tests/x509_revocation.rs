@@ -1,9 +1,9 @@
 //! Lists of revoked certificates: off unless given, and then judged along the whole path.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
 use std::sync::Arc;
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use rcgen::{
     CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,
