@@ -1,18 +1,15 @@
 //! `spiffe batch` as a process: every operation, what is refused and how, and what a hostile line does to the next one.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod fixtures;
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use base64ct::{Base64, Base64UrlUnpadded, Encoding};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
-    SanType, SigningKey,
-};
+use base64ct::{Base64, Encoding};
+use fixtures::{AT, AT_SECONDS, authority, certificate, jwk, leaf, private_key, token};
+use rcgen::KeyPair;
 use serde_json::{Value, json};
-
-/// Verification time of everything: 2026-11-20T08:00:00Z.
-const AT: &str = "2026-11-20T08:00:00Z";
-const AT_SECONDS: i64 = 1_795_161_600;
 
 /// A running `spiffe batch`; dropping it checks that it ends well.
 struct Batch {
@@ -90,94 +87,6 @@ impl Drop for Batch {
             assert_eq!(status.code(), Some(0));
         }
     }
-}
-
-type Authority = CertifiedIssuer<'static, KeyPair>;
-
-fn params(uri: Option<&str>) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    let at = |offset| time::OffsetDateTime::from_unix_timestamp(AT_SECONDS + offset).unwrap();
-    (params.not_before, params.not_after) = (at(-1800), at(1800));
-    params.subject_alt_names = uri
-        .map(|uri| SanType::URI(uri.try_into().unwrap()))
-        .into_iter()
-        .collect();
-    params
-}
-
-fn authority(name: &str) -> Authority {
-    let mut params = params(None);
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-}
-
-/// A leaf for `uri`, and its key.
-fn leaf(uri: &str, issuer: &Authority) -> (rcgen::Certificate, KeyPair) {
-    let key = KeyPair::generate().unwrap();
-    (params(Some(uri)).signed_by(&key, issuer).unwrap(), key)
-}
-
-fn certificate(der: &[u8]) -> String {
-    pem("CERTIFICATE", der)
-}
-
-fn private_key(key: &KeyPair) -> String {
-    pem("PRIVATE KEY", &key.serialize_der())
-}
-
-fn pem(label: &str, der: &[u8]) -> String {
-    let text = Base64::encode_string(der);
-    let lines: Vec<_> = text
-        .as_bytes()
-        .chunks(64)
-        .map(String::from_utf8_lossy)
-        .collect();
-    format!(
-        "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
-        lines.join("\n")
-    )
-}
-
-/// A token signed with ES256.
-fn token(key: &KeyPair, claims: &Value) -> String {
-    let part = |json: &Value| Base64UrlUnpadded::encode_string(json.to_string().as_bytes());
-    let header = json!({"alg": "ES256", "kid": "k1", "typ": "JWT"});
-    let message = format!("{}.{}", part(&header), part(claims));
-    let signature = raw_signature(&key.sign(message.as_bytes()).unwrap());
-    format!("{message}.{}", Base64UrlUnpadded::encode_string(&signature))
-}
-
-/// The two integers of an ECDSA signature in DER, at full width.
-fn raw_signature(der: &[u8]) -> Vec<u8> {
-    let mut rest = &der[2..];
-    let mut raw = Vec::new();
-    for _ in 0..2 {
-        let (integer, behind) = rest[2..].split_at(usize::from(rest[1]));
-        let digits: Vec<u8> = integer
-            .iter()
-            .copied()
-            .skip_while(|byte| *byte == 0)
-            .collect();
-        raw.extend(std::iter::repeat_n(0, 32 - digits.len()));
-        raw.extend(digits);
-        rest = behind;
-    }
-    raw
-}
-
-fn jwk(key: &KeyPair, key_use: Option<&str>) -> Value {
-    let point = key.public_key_raw();
-    let mut jwk = json!({
-        "kty": "EC", "crv": "P-256", "kid": "k1",
-        "x": Base64UrlUnpadded::encode_string(&point[1..33]),
-        "y": Base64UrlUnpadded::encode_string(&point[33..]),
-    });
-    if let Some(key_use) = key_use {
-        jwk["use"] = json!(key_use);
-    }
-    jwk
 }
 
 #[test]

@@ -163,7 +163,7 @@ fn jwt_verify(engine: &Engine, mut inputs: Inputs<'_>) -> Result<Answer, Refusal
                 leeway,
                 policy: policy.as_ref(),
             };
-            Ok(jwt::verify(&question, &engine.crypto))
+            Ok(jwt::verify(&question, &engine.crypto, engine.explain))
         })
         .unwrap_or_else(|refusal| Judged::from(Err(refusal)));
     Ok(Answer::new("jwt.verify", judged))

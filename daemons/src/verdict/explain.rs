@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use spiffe_core::{Explanation, Outcome};
 
-use super::Refusal;
+use super::{Refusal, printable};
 
 /// The most bytes of one explanation as JSON; beyond, nodes are left out and the root says `"truncated": true`.
 pub const MAX_EXPLANATION_BYTES: usize = 64 * 1024;
@@ -62,12 +62,12 @@ impl Node {
             write!(f, " ({section})")?;
         }
         if !self.facts.is_empty() {
-            write!(f, ": {}", self.facts)?;
+            write!(f, ": {}", printable(&self.facts))?;
         }
         writeln!(f)?;
         let bar = if self.children.is_empty() { " " } else { "│" };
         if let Some(nearest) = &self.nearest {
-            writeln!(f, "{below}{bar}     would pass: {nearest}")?;
+            writeln!(f, "{below}{bar}     would pass: {}", printable(nearest))?;
         }
         for (at, child) in self.children.iter().enumerate() {
             let (lead, bar) = if at + 1 == self.children.len() {

@@ -11,7 +11,7 @@ use spiffe_core::svid::JwtError;
 use spiffe_core::{JwtSvid, JwtVerifier, PeerFacts, Policy, Rule, Timestamp};
 
 use super::bundle::Bundles;
-use super::{Judged, Refusal};
+use super::{Judged, Node, Refusal};
 
 /// What a token says.
 #[derive(Clone, Debug, Serialize)]
@@ -107,8 +107,12 @@ pub struct Question<'a> {
     pub policy: Option<&'a Policy>,
 }
 
-/// Verifies a token and asks the policy.
-pub fn verify(question: &Question<'_>, crypto: &Arc<dyn CryptoProvider>) -> Judged<Token> {
+/// Verifies a token and asks the policy; `explain` collects the rules.
+pub fn verify(
+    question: &Question<'_>,
+    crypto: &Arc<dyn CryptoProvider>,
+    explain: bool,
+) -> Judged<Token> {
     let mut verifier = JwtVerifier::new(&**crypto);
     if let Some(leeway) = question.leeway {
         verifier = match verifier.with_leeway(leeway) {
@@ -116,28 +120,44 @@ pub fn verify(question: &Question<'_>, crypto: &Arc<dyn CryptoProvider>) -> Judg
             Err(error) => return Judged::from(Err(Refusal::new(error.rule(), error))),
         };
     }
-    let verdict = verifier.verify(
-        question.token,
-        question.audience,
-        question.bundles.known(),
-        question.at,
-    );
-    match verdict {
-        Ok(svid) => {
-            let facts = PeerFacts::new(svid.id().as_ref(), question.at, svid.expires_at(), 0);
-            Judged::from(Ok(Token::new(&svid))).and_authorize(question.policy, &facts)
-        }
+    let Question {
+        token,
+        audience,
+        bundles,
+        at,
+        ..
+    } = *question;
+    let (verdict, mut steps) = if explain {
+        let (verdict, tree) = verifier.explain(token, audience, bundles.known(), at);
+        (verdict, vec![Node::from(&tree)])
+    } else {
+        let verdict = verifier.verify(token, audience, bundles.known(), at);
+        (verdict, Vec::new())
+    };
+    let svid = match verdict {
+        Ok(svid) => svid,
         Err(error) => {
+            let nearest = error.nearest(bundles.known());
+            let mut refusal = refuse(&error).with_nearest(nearest);
             // A bundle that could not be read is worse news than one that is missing.
-            let broken = match &error {
-                JwtError::TrustDomainUnknown { trust_domain } => {
-                    question.bundles.broken(trust_domain).cloned()
-                }
-                _ => None,
+            if let JwtError::TrustDomainUnknown { trust_domain } = &error
+                && let Some(broken) = bundles.broken(trust_domain)
+            {
+                steps.insert(0, Node::refused(broken));
+                refusal = broken.clone();
+            }
+            return Judged {
+                verdict: Err(refusal),
+                steps,
             };
-            Judged::from(Err(broken.unwrap_or_else(|| refuse(&error))))
         }
-    }
+    };
+    let facts = PeerFacts::new(svid.id().as_ref(), at, svid.expires_at(), 0);
+    let judged = Judged {
+        verdict: Ok(Token::new(&svid)),
+        steps,
+    };
+    judged.and_authorize(question.policy, &facts)
 }
 
 fn refuse(error: &JwtError) -> Refusal {

@@ -6,6 +6,7 @@
 pub mod bundle;
 mod explain;
 pub mod id;
+pub mod inspect;
 pub mod jwt;
 pub mod x509;
 
@@ -120,21 +121,25 @@ pub fn policy(text: &str) -> Result<Policy, Refusal> {
         .map_err(|error| Refusal::new(error.rule(), error))
 }
 
-/// Text for one line: control characters escaped, cut where a message ends.
-fn one_line(text: &str) -> String {
-    let mut line = String::new();
-    for (count, character) in text.chars().enumerate() {
-        if count == MAX_MESSAGE_CHARS {
-            line.push('…');
-            break;
-        }
+/// Text as it may be shown on a terminal: control characters escaped, so that what a peer sends cannot act there.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
         if character.is_control() {
-            line.extend(character.escape_default());
+            shown.extend(character.escape_default());
         } else {
-            line.push(character);
+            shown.push(character);
         }
     }
-    line
+    shown
+}
+
+/// Text for one line, cut where a message ends.
+fn one_line(text: &str) -> String {
+    match text.char_indices().nth(MAX_MESSAGE_CHARS) {
+        None => printable(text),
+        Some((end, _)) => printable(&text[..end]) + "…",
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {

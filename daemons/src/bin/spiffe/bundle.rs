@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use spiffe_core::Bundle;
 use spiffe_core::crypto::aws_lc_rs;
-use spiffe_daemons::verdict::Refusal;
 use spiffe_daemons::verdict::bundle::{self, Authorities, Form};
+use spiffe_daemons::verdict::{Refusal, printable};
 
 use super::input::{self, BundleFormat};
 use super::output::{Failure, Output, table};
@@ -127,10 +127,10 @@ fn list(mark: &str, authorities: &Authorities) -> String {
     for jwt in &authorities.jwt {
         text.push_str(&format!(
             "\n{mark} jwt   {}{}{}",
-            jwt.key_id,
+            printable(&jwt.key_id),
             jwt.algorithm
                 .as_ref()
-                .map(|only| format!("  for {only} only"))
+                .map(|only| format!("  for {} only", printable(only)))
                 .unwrap_or_default(),
             if jwt.tainted { "  tainted" } else { "" }
         ));

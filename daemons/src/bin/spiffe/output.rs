@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use clap::error::ErrorKind;
 use serde::Serialize;
-use spiffe_daemons::verdict::{self, Judged, Node, Refusal};
+use spiffe_daemons::verdict::{self, Judged, Node, Refusal, printable};
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -197,6 +197,6 @@ pub(crate) fn table(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let lines = rows
         .iter()
-        .map(|(name, value)| format!("{name:width$}  {value}"));
+        .map(|(name, value)| format!("{name:width$}  {}", printable(value)));
     lines.collect::<Vec<_>>().join("\n")
 }

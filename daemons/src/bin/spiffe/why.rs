@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     };
     let leeway = arguments.clocks.leeway();
     let question = jwt_verbs::question(token, audience, leeway, &bundles, trust);
-    let judged = jwt::verify(&question, &aws_lc_rs());
+    let judged = jwt::verify(&question, &aws_lc_rs(), true);
     output.explained("jwt.verify", judged, |token| {
         jwt_verbs::describe(token, trust)
     })
