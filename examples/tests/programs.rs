@@ -1,0 +1,272 @@
+//! The example programs as processes, against a trust domain that the test runs.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use spiffe_daemons::local::{LocalApi, LocalTrustDomain};
+use spiffe_registration::Entry;
+use tempfile::TempDir;
+
+/// How long anything that must happen may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A trust domain in which this user is `spiffe://example.org/hello`.
+struct World {
+    domain: LocalTrustDomain,
+    _api: LocalApi,
+    socket: PathBuf,
+    _directory: TempDir,
+}
+
+impl World {
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("s");
+        let uid = std::os::unix::fs::MetadataExt::uid(&directory.path().metadata().unwrap());
+        let text = format!("id=spiffe://example.org/hello,selector=unix:uid:{uid}");
+        let entry = Entry::from_text(&text, || "1".into()).unwrap();
+        let building = LocalTrustDomain::builder("example.org".parse().unwrap()).entries([entry]);
+        let domain = building.build().await.unwrap();
+        Self {
+            _api: domain.serve(&socket).unwrap(),
+            domain,
+            socket,
+            _directory: directory,
+        }
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env(
+                "SPIFFE_ENDPOINT_SOCKET",
+                format!("unix://{}", self.socket.display()),
+            )
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null());
+        command
+    }
+
+    async fn run(&self, program: &str, arguments: &[&str]) -> Output {
+        let mut command = self.command(program);
+        command.args(arguments);
+        // The trust domain serves from this test's own threads.
+        tokio::task::spawn_blocking(move || command.output().unwrap())
+            .await
+            .unwrap()
+    }
+}
+
+/// A program that runs until the test ends.
+struct Running {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let output = child.stdout.take().unwrap();
+        Self {
+            child,
+            lines: lines(output),
+        }
+    }
+
+    /// Waits for a line that holds `text`.
+    async fn line(self, text: &'static str) -> (Self, String) {
+        let waiting = tokio::task::spawn_blocking(move || {
+            let mut seen = Vec::new();
+            loop {
+                match self.lines.recv_timeout(PATIENCE) {
+                    Ok(line) if line.contains(text) => return (self, line),
+                    Ok(line) => seen.push(line),
+                    Err(_) => panic!("{text:?} did not come; what came: {seen:#?}"),
+                }
+            }
+        });
+        waiting.await.unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
+    let (to, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            if to.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+const SERVER: &str = env!("CARGO_BIN_EXE_helloworld_server");
+const CLIENT: &str = env!("CARGO_BIN_EXE_helloworld_client");
+
+async fn server(world: &World, policy: &str) -> (Running, String) {
+    let mut command = world.command(SERVER);
+    command.args(["--listen", "127.0.0.1:0", "--authorize", policy]);
+    let (server, line) = Running::start(command).line("listening on ").await;
+    let address = line.trim_start_matches("listening on ").to_owned();
+    (server, address)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_and_server_name_each_other() {
+    let world = World::start().await;
+    let (server, address) = server(&world, "domain:example.org").await;
+    let arguments = [
+        "--connect",
+        &address,
+        "--authorize",
+        "id:spiffe://example.org/hello",
+    ];
+    let output = world.run(CLIENT, &arguments).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(
+        text(&output.stdout),
+        "hello from spiffe://example.org/hello\nhello, spiffe://example.org/hello\n"
+    );
+    server.line("hello from spiffe://example.org/hello").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_says_plainly_why_it_refused_or_was_refused() {
+    let world = World::start().await;
+    let (server, address) = server(&world, "id:spiffe://example.org/other").await;
+    let output = world
+        .run(CLIENT, &["--connect", &address, "--authorize", "any"])
+        .await;
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output.stderr);
+    assert!(
+        told.contains("AccessDenied") && told.lines().count() == 1,
+        "{told}"
+    );
+    let (server, line) = server.line("refused: ").await;
+    assert!(
+        line.contains("spiffe://example.org/hello is verified but not authorised"),
+        "{line}"
+    );
+    assert!(
+        line.contains("would pass: spiffe://example.org/other"),
+        "{line}"
+    );
+    drop(server);
+
+    let (_server, address) = self::server(&world, "any").await;
+    let arguments = ["--connect", &address, "--authorize", "domain:other.org"];
+    let output = world.run(CLIENT, &arguments).await;
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output.stderr);
+    assert!(
+        told.contains("an ID of the trust domain other.org"),
+        "{told}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rotating_acceptor_prints_each_revision() {
+    let world = World::start().await;
+    let mut command = world.command(env!("CARGO_BIN_EXE_rotating_acceptor"));
+    command.args(["--listen", "127.0.0.1:0", "--authorize", "any"]);
+    let (acceptor, first) = Running::start(command).line("revision 1: ").await;
+    world.domain.reissue();
+    let (_, second) = acceptor.line("revision 2: ").await;
+    let serial = |line: &str| {
+        line.split("serial ")
+            .nth(1)
+            .unwrap()
+            .split(' ')
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    assert_ne!(serial(&first), serial(&second));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_surroundings_are_one_line() {
+    let world = World::start().await;
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = closed.local_addr().unwrap().to_string();
+    drop(closed);
+    let output = world
+        .run(CLIENT, &["--connect", &nobody, "--authorize", "any"])
+        .await;
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output.stderr);
+    assert!(
+        told.contains(&nobody) && told.lines().count() == 1,
+        "{told}"
+    );
+    assert_eq!(
+        world
+            .run(CLIENT, &["--authorize", "sometimes"])
+            .await
+            .status
+            .code(),
+        Some(2)
+    );
+    assert_eq!(
+        world.run(CLIENT, &[]).await.status.code(),
+        Some(2),
+        "nothing defaults to any"
+    );
+    for (endpoint, says) in [("unix:relative", "absolute"), ("/no/scheme", "unix")] {
+        let mut command = world.command(CLIENT);
+        command
+            .args(["--authorize", "any"])
+            .env("SPIFFE_ENDPOINT_SOCKET", endpoint);
+        let output = command.output().unwrap();
+        let told = text(&output.stderr);
+        assert!(told.contains(says) && told.lines().count() == 1, "{told}");
+    }
+}
+
+#[test]
+fn the_quickstart_observes_everything_it_shows() {
+    let output = Command::new(env!("CARGO_BIN_EXE_quickstart"))
+        .args(["--output", "json", "--rotations", "3", "--clients", "2"])
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let facts: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(facts["handshakes_failed"], 0);
+    assert!(facts["rotations"].as_u64().unwrap() >= 3);
+    assert_eq!(facts["rollovers"], 1);
+    let codes: Vec<_> = facts["refusals"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["code"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        codes,
+        [
+            "jwt-audience",
+            "x509-trust-domain-unknown",
+            "not-authorized",
+            "x509-expired"
+        ]
+    );
+}
