@@ -5,6 +5,7 @@
 
 use spiffe_core::Timestamp;
 
+pub(crate) const BOOLEAN: u8 = 0x01;
 pub(crate) const INTEGER: u8 = 0x02;
 pub(crate) const BIT_STRING: u8 = 0x03;
 pub(crate) const OCTET_STRING: u8 = 0x04;
@@ -143,6 +144,11 @@ impl<'a> Reader<'a> {
             [0, bytes @ ..] => Ok(bytes),
             _ => Err(NotDer),
         }
+    }
+
+    /// Whether nothing follows.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.rest.is_empty()
     }
 
     /// Nothing may follow.

@@ -97,6 +97,27 @@ pub enum IssueError {
         /// The first instant of the authority's validity.
         not_before: Timestamp,
     },
+    /// The trust domain cannot be expressed in URI name constraints: RFC 5280 §4.2.1.10.
+    #[error(
+        "name constraints cannot confine an authority to {trust_domain}: {reason}; issue it unconfined"
+    )]
+    NotConfinable {
+        /// The trust domain.
+        trust_domain: TrustDomain,
+        /// Why it is no host name.
+        reason: &'static str,
+    },
+    /// The issuing authority's path length constraint leaves no room: RFC 5280 §4.2.1.9.
+    #[error(
+        "the signing authority may have {} authorities below it; {asked}",
+        room
+    )]
+    PathLength {
+        /// How many may follow below the signing authority.
+        room: u8,
+        /// What was asked for.
+        asked: String,
+    },
     /// The ID belongs to another trust domain: X509-SVID §3.2.
     #[error("{id} is not in the trust domain {trust_domain} of this authority")]
     ForeignTrustDomain {

@@ -13,12 +13,13 @@ use spiffe_core::key::{Signer, ecdsa_to_der};
 use spiffe_core::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use spiffe_core::{Random, RandomError, SpiffeId, Timestamp, TrustDomain};
 
+use crate::certificate::Certificate;
 use crate::csr::check_signature;
 use crate::der::sequence;
 use crate::error::{IssueError, IssuerError};
 use crate::name::DistinguishedName;
-use crate::params::{MAX_DNS_NAMES, X509SvidParams};
-use crate::profile::{Fields, Profile, assemble};
+use crate::params::{IntermediateParams, MAX_DNS_NAMES, X509SvidParams, constraint_host};
+use crate::profile::{Fields, Profile, Reach, assemble};
 use crate::public_key::{KeyPolicy, PublicKey};
 
 /// What issuers share: how they write, what they certify, what they compute with.
@@ -37,6 +38,8 @@ pub struct IssuerSettings {
     pub x509_svid_ttl: Duration,
     /// The lifetime of JWT-SVIDs that ask for none; five minutes.
     pub jwt_svid_ttl: Duration,
+    /// The lifetime of intermediate authorities that ask for none; a day.
+    pub intermediate_ttl: Duration,
     /// How far before now certificates become valid, for peers whose clocks are slow; ten seconds.
     pub backdate: Duration,
 }
@@ -51,6 +54,7 @@ impl IssuerSettings {
             key_policy: KeyPolicy::default(),
             x509_svid_ttl: Duration::from_secs(3600),
             jwt_svid_ttl: Duration::from_secs(300),
+            intermediate_ttl: Duration::from_secs(24 * 3600),
             backdate: Duration::from_secs(10),
         }
     }
@@ -78,6 +82,26 @@ pub struct IssuedX509 {
     pub hint: Option<String>,
 }
 
+/// The certificate of an intermediate authority, whose private key stays with whoever asked.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct IssuedIntermediate {
+    /// Its ID: the lower-case hexadecimal of its subject key identifier.
+    pub id: String,
+    /// The intermediate, then those above it, without the self-signed authority: what follows each leaf it signs.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The first instant of its validity.
+    pub not_before: Timestamp,
+    /// The last instant of its validity.
+    pub not_after: Timestamp,
+    /// The serial number, big-endian.
+    pub serial: [u8; SERIAL_BYTES],
+    /// The ID of the authority that signed it.
+    pub authority: String,
+    /// Whether the lifetime asked for was cut to the authority's.
+    pub capped: bool,
+}
+
 /// The bytes of a serial number. RFC 5280 §4.1.2.2 allows 20; 16 random ones never repeat.
 pub const SERIAL_BYTES: usize = 16;
 
@@ -91,6 +115,8 @@ pub struct X509Issuer {
     /// The Name in DER, exactly as the certificate has it.
     subject: Vec<u8>,
     authority: X509Authority,
+    /// How many authorities may follow below this one.
+    path_length: Option<u8>,
     settings: Arc<IssuerSettings>,
 }
 
@@ -122,8 +148,10 @@ impl X509Issuer {
             .subject_key_id()
             .ok_or_else(|| not_authority("it has no subject key identifier".into()))?;
         let id = hex(key_id);
-        let self_signed = is_self_issued(&certificate, &subject);
-        let upstream = if self_signed {
+        let parsed = Certificate::parse(&certificate)
+            .map_err(|crate::der::NotDer| not_authority("it is not DER".into()))?;
+        let path_length = parsed.path_length;
+        let upstream = if parsed.is_self_issued() {
             Vec::new()
         } else {
             [certificate].into_iter().chain(upstream).collect()
@@ -135,6 +163,7 @@ impl X509Issuer {
             upstream,
             subject,
             authority,
+            path_length,
             settings,
         })
     }
@@ -234,6 +263,126 @@ impl X509Issuer {
     }
 }
 
+/// Intermediate authorities.
+impl X509Issuer {
+    /// Issues the certificate of an intermediate authority of the same trust domain for a public key, alone or from a
+    /// [`Csr`](crate::csr::Csr). Its subject is SPIRE's: `C=US,O=SPIFFE,OU=DOWNSTREAM-<n>` below `n` authorities.
+    ///
+    /// # Errors
+    ///
+    /// [`IssueError`]; [`IssueError::NotConfinable`] and [`IssueError::PathLength`] are its own.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future has issued nothing.
+    pub async fn issue_intermediate(
+        &self,
+        params: &IntermediateParams,
+        public_key: &SubjectPublicKeyInfoDer<'_>,
+        now: Timestamp,
+    ) -> Result<IssuedIntermediate, IssueError> {
+        let validity = self.intermediate_validity(params, now)?;
+        self.issue_intermediate_for(params, public_key, validity)
+            .await
+    }
+
+    pub(crate) fn intermediate_validity(
+        &self,
+        params: &IntermediateParams,
+        now: Timestamp,
+    ) -> Result<Validity, IssueError> {
+        Validity::new(
+            params.ttl.unwrap_or(self.settings.intermediate_ttl),
+            self.settings.backdate,
+            self.authority.not_before(),
+            self.authority.not_after(),
+            now,
+        )
+    }
+
+    pub(crate) async fn issue_intermediate_for(
+        &self,
+        params: &IntermediateParams,
+        public_key: &SubjectPublicKeyInfoDer<'_>,
+        validity: Validity,
+    ) -> Result<IssuedIntermediate, IssueError> {
+        let path_length = self.path_length_below(params.path_length)?;
+        let permitted_host = if params.confined {
+            let host = constraint_host(&self.trust_domain);
+            Some(host.map_err(|reason| IssueError::NotConfinable {
+                trust_domain: self.trust_domain.clone(),
+                reason,
+            })?)
+        } else {
+            None
+        };
+        let key = PublicKey::parse(public_key)?;
+        self.settings.key_policy.judge_parsed(&key)?;
+        let serial = serial(&*self.settings.random)?;
+        let key_id = key_id(&*self.settings.crypto, key.bytes);
+        let number = u128::from_be_bytes(serial).to_string();
+        let spiffe = DistinguishedName::spiffe();
+        let unit = format!("DOWNSTREAM-{}", self.upstream.len() + 1);
+        let subject = spiffe
+            .clone()
+            .with_organizational_unit(&unit)
+            .unwrap_or(spiffe)
+            .with_serial_number(&number)
+            .to_der();
+        let algorithm = self.signer.algorithm().x509_identifier();
+        let tbs = Fields {
+            serial: &serial,
+            algorithm,
+            issuer: &self.subject,
+            not_before: validity.not_before,
+            not_after: validity.not_after,
+            spki: public_key,
+            subject_key_id: &key_id,
+        }
+        .authority(
+            &subject,
+            self.trust_domain.id().as_ref(),
+            &Reach {
+                authority_key_id: self.authority.subject_key_id(),
+                path_length,
+                permitted_host,
+            },
+        );
+        let signature = sign_x509(&*self.signer, &tbs).await?;
+        let certificate = assemble(&tbs, algorithm, &signature);
+        Ok(IssuedIntermediate {
+            id: hex(&key_id),
+            chain: [certificate]
+                .into_iter()
+                .chain(self.upstream.clone())
+                .collect(),
+            not_before: validity.not_before,
+            not_after: validity.not_after,
+            serial,
+            authority: self.id.clone(),
+            capped: validity.capped,
+        })
+    }
+
+    /// Written down even where it was not asked for: many verifiers ignore the constraint of the root itself.
+    fn path_length_below(&self, asked: Option<u8>) -> Result<Option<u8>, IssueError> {
+        let Some(room) = self.path_length else {
+            return Ok(asked);
+        };
+        let most = room.checked_sub(1).ok_or_else(|| IssueError::PathLength {
+            room,
+            asked: "this one signs leaves alone".into(),
+        })?;
+        match asked {
+            Some(asked) if asked > most => Err(IssueError::PathLength {
+                room,
+                asked: format!("an intermediate with {asked} below it needs more"),
+            }),
+            asked => Ok(asked.or(Some(most))),
+        }
+    }
+}
+
 impl fmt::Debug for X509Issuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("X509Issuer")
@@ -273,7 +422,7 @@ pub async fn self_signed_authority(
         spki: signer.public_key(),
         subject_key_id: &key_id(&*settings.crypto, key.bytes),
     }
-    .authority(&name, trust_domain.id().as_ref());
+    .authority(&name, trust_domain.id().as_ref(), &Reach::default());
     let signature = sign_x509(signer, &tbs).await?;
     // A key that signs wrongly is found out before anybody trusts it; tag and length go before the content.
     check_signature(&*settings.crypto, &key, &algorithm[2..], &tbs, &signature).map_err(|_| {
@@ -370,18 +519,4 @@ async fn sign_x509(signer: &dyn Signer, tbs: &[u8]) -> Result<Vec<u8>, IssueErro
     } else {
         raw
     })
-}
-
-/// RFC 5280 §3.2: issuer and subject are the same.
-fn is_self_issued(certificate: &CertificateDer<'_>, subject: &[u8]) -> bool {
-    use crate::der::{INTEGER, NotDer, Reader, SEQUENCE, context_constructed};
-    let issuer = || -> Result<&[u8], NotDer> {
-        let certificate = Reader::new(certificate).only(SEQUENCE)?;
-        let mut tbs = Reader::new(Reader::new(certificate).value(SEQUENCE)?);
-        tbs.value(context_constructed(0))?;
-        tbs.value(INTEGER)?;
-        tbs.value(SEQUENCE)?;
-        tbs.element(SEQUENCE).map(|(_, whole)| whole)
-    };
-    issuer() == Ok(subject)
 }

@@ -34,6 +34,7 @@
 
 pub mod authority;
 mod ca;
+mod certificate;
 pub mod csr;
 mod der;
 pub mod error;
@@ -52,10 +53,10 @@ pub mod storage;
 pub use ca::{Event, MIN_AUTHORITY_LIFETIME, TrustDomainCa, TrustDomainCaBuilder};
 pub use csr::Csr;
 pub use error::{CaError, IssueError};
-pub use issuer::IssuedX509;
+pub use issuer::{IssuedIntermediate, IssuedX509};
 pub use jwt::IssuedJwt;
 pub use name::{DistinguishedName, MAX_NAME_ATTRIBUTE_CHARS};
-pub use params::{DnsName, JwtSvidParams, X509SvidParams};
+pub use params::{DnsName, IntermediateParams, JwtSvidParams, X509SvidParams};
 pub use profile::Profile;
 pub use public_key::{KeyPolicy, PublicKeyKind};
 pub use source::InProcessSource;

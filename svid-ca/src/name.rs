@@ -37,6 +37,11 @@ impl DistinguishedName {
         self.checked(COMMON_NAME, name)
     }
 
+    /// The same name and an organizational unit; `None` for a text that is empty or too long.
+    pub fn with_organizational_unit(self, name: &str) -> Option<Self> {
+        self.checked(ORGANIZATIONAL_UNIT, name)
+    }
+
     /// The same name and the serialNumber attribute, which makes names of like authorities differ.
     pub(crate) fn with_serial_number(self, number: &str) -> Self {
         self.with(SERIAL_NUMBER, number)
@@ -89,6 +94,7 @@ const COMMON_NAME: u8 = 3;
 const SERIAL_NUMBER: u8 = 5;
 const COUNTRY: u8 = 6;
 const ORGANIZATION: u8 = 10;
+const ORGANIZATIONAL_UNIT: u8 = 11;
 
 #[cfg(test)]
 mod tests {

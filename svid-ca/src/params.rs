@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use spiffe_core::SpiffeId;
+use spiffe_core::{SpiffeId, TrustDomain};
 
 use crate::error::DnsNameError;
 
@@ -62,6 +62,72 @@ impl X509SvidParams {
         self.hint = hint.into();
         self
     }
+}
+
+/// What the certificate of an intermediate authority is to say: one for a downstream server of the same trust domain.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IntermediateParams {
+    /// How long it is to be valid from now; `None` for the issuer's default. At least a second.
+    pub ttl: Option<Duration>,
+    /// How many authorities may follow below it: 0 lets it sign leaves alone, `None` leaves it to those above it.
+    pub path_length: Option<u8>,
+    /// Whether to confine it to its trust domain by URI name constraints (X509-SVID §4.2). Not every verifier knows
+    /// them: webpki, which rustls uses, refuses chains that carry them.
+    pub confined: bool,
+    /// Why it is issued, for the issuance log.
+    pub reason: Option<String>,
+}
+
+impl IntermediateParams {
+    /// The issuer's default lifetime, neither limited in length nor confined.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The same with this lifetime.
+    #[must_use]
+    pub fn with_ttl(mut self, ttl: impl Into<Option<Duration>>) -> Self {
+        self.ttl = ttl.into();
+        self
+    }
+
+    /// The same with this many authorities below it.
+    #[must_use]
+    pub fn with_path_length(mut self, length: impl Into<Option<u8>>) -> Self {
+        self.path_length = length.into();
+        self
+    }
+
+    /// The same, confined to its trust domain.
+    #[must_use]
+    pub fn confined(mut self) -> Self {
+        self.confined = true;
+        self
+    }
+
+    /// The same with this reason in the issuance log.
+    #[must_use]
+    pub fn with_reason(mut self, reason: impl Into<Option<String>>) -> Self {
+        self.reason = reason.into();
+        self
+    }
+}
+
+/// The host that URI name constraints name for a trust domain, or why there is none: RFC 5280 §4.2.1.10 wants a fully
+/// qualified DNS name there, and an address never matches.
+pub(crate) fn constraint_host(trust_domain: &TrustDomain) -> Result<&str, &'static str> {
+    let name = trust_domain.as_str();
+    let host = DnsName::parse(name).map_err(|error| error.reason)?;
+    // A trust domain knows no upper case and no wildcards, so the name is the host.
+    if host.as_str().contains('_') {
+        return Err("a host name holds no '_'");
+    }
+    let last = name.rsplit('.').next().unwrap_or(name);
+    if last.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("a host name whose last label is a number is taken for an IP address");
+    }
+    Ok(name)
 }
 
 /// What a JWT-SVID is to say.

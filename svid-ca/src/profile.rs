@@ -118,29 +118,48 @@ impl Fields<'_> {
                 // X509-SVID §4.1: cA is FALSE, which DER leaves out.
                 extension(BASIC_CONSTRAINTS, true, &sequence(&[])),
                 self.subject_key_id_extension(),
-                extension(
-                    AUTHORITY_KEY_ID,
-                    false,
-                    &sequence(&[&element(context(0), &[authority_key_id])]),
-                ),
+                authority_key_id_extension(authority_key_id),
                 // X509-SVID §3.1, RFC 5280 §4.2.1.6: critical where the subject is empty.
                 extension(ALTERNATIVE_NAMES, subject.is_empty(), &sequence(&names)),
             ],
         )
     }
 
-    /// The TBSCertificate of a self-signed authority whose SPIFFE ID is `id`, its trust domain's own.
-    pub(crate) fn authority(&self, subject: &[u8], id: SpiffeIdRef<'_>) -> Vec<u8> {
-        self.tbs(
-            subject,
-            &[
-                extension(KEY_USAGE, true, &named_bits(KEY_CERT_SIGN | CRL_SIGN)),
-                // X509-SVID §4.1: cA is TRUE.
-                extension(BASIC_CONSTRAINTS, true, &sequence(&[&[1, 1, 0xff]])),
-                self.subject_key_id_extension(),
-                extension(ALTERNATIVE_NAMES, false, &sequence(&[&uri(id)])),
-            ],
-        )
+    /// The TBSCertificate of an authority whose SPIFFE ID is `id`, its trust domain's own.
+    pub(crate) fn authority(
+        &self,
+        subject: &[u8],
+        id: SpiffeIdRef<'_>,
+        reach: &Reach<'_>,
+    ) -> Vec<u8> {
+        let path_length = reach
+            .path_length
+            .map(|length| unsigned(&[length]))
+            .unwrap_or_default();
+        let mut extensions = vec![
+            extension(KEY_USAGE, true, &named_bits(KEY_CERT_SIGN | CRL_SIGN)),
+            // X509-SVID §4.1: cA is TRUE.
+            extension(
+                BASIC_CONSTRAINTS,
+                true,
+                &sequence(&[&[1, 1, 0xff], &path_length]),
+            ),
+            self.subject_key_id_extension(),
+        ];
+        if let Some(key_id) = reach.authority_key_id {
+            extensions.push(authority_key_id_extension(key_id));
+        }
+        extensions.push(extension(ALTERNATIVE_NAMES, false, &sequence(&[&uri(id)])));
+        if let Some(host) = reach.permitted_host {
+            // RFC 5280 §4.2.1.10: critical; without a leading dot, this host alone.
+            let subtree = sequence(&[&element(context(6), &[host.as_bytes()])]);
+            extensions.push(extension(
+                NAME_CONSTRAINTS,
+                true,
+                &sequence(&[&element(context_constructed(0), &[&subtree])]),
+            ));
+        }
+        self.tbs(subject, &extensions)
     }
 
     fn subject_key_id_extension(&self) -> Vec<u8> {
@@ -167,6 +186,17 @@ impl Fields<'_> {
     }
 }
 
+/// How far an authority's certificate reaches, and under whom.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Reach<'a> {
+    /// The signing authority's key identifier; `None` where it signs itself.
+    pub(crate) authority_key_id: Option<&'a [u8]>,
+    /// How many authorities may follow below it.
+    pub(crate) path_length: Option<u8>,
+    /// The trust domain to which URI name constraints confine it.
+    pub(crate) permitted_host: Option<&'a str>,
+}
+
 /// A certificate from what was signed, how, and the signature in X.509's form.
 pub(crate) fn assemble(tbs: &[u8], algorithm: &[u8], signature: &[u8]) -> CertificateDer<'static> {
     sequence(&[tbs, algorithm, &bit_string(signature)]).into()
@@ -174,6 +204,14 @@ pub(crate) fn assemble(tbs: &[u8], algorithm: &[u8], signature: &[u8]) -> Certif
 
 fn uri(id: SpiffeIdRef<'_>) -> Vec<u8> {
     element(context(6), &[id.as_str().as_bytes()])
+}
+
+fn authority_key_id_extension(key_id: &[u8]) -> Vec<u8> {
+    extension(
+        AUTHORITY_KEY_ID,
+        false,
+        &sequence(&[&element(context(0), &[key_id])]),
+    )
 }
 
 fn extension(oid: &[u8], critical: bool, value: &[u8]) -> Vec<u8> {
@@ -197,6 +235,7 @@ const SUBJECT_KEY_ID: &[u8] = b"\x55\x1d\x0e";
 const KEY_USAGE: &[u8] = b"\x55\x1d\x0f";
 const ALTERNATIVE_NAMES: &[u8] = b"\x55\x1d\x11";
 const BASIC_CONSTRAINTS: &[u8] = b"\x55\x1d\x13";
+const NAME_CONSTRAINTS: &[u8] = b"\x55\x1d\x1e";
 const AUTHORITY_KEY_ID: &[u8] = b"\x55\x1d\x23";
 const EXTENDED_KEY_USAGE: &[u8] = b"\x55\x1d\x25";
 const SERVER_AUTH: &[u8] = b"\x2b\x06\x01\x05\x05\x07\x03\x01";

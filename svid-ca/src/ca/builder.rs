@@ -169,8 +169,9 @@ impl TrustDomainCaBuilder {
     /// # Errors
     ///
     /// [`CaError`].
-    pub async fn build(self, now: Timestamp) -> Result<TrustDomainCa, CaError> {
+    pub async fn build(mut self, now: Timestamp) -> Result<TrustDomainCa, CaError> {
         self.check()?;
+        self.settings.intermediate_ttl = self.authorities.lifetime;
         let keys: Arc<dyn KeyManager> = match (self.keys, &self.state_dir) {
             (Some(keys), _) => keys,
             (None, Some(directory)) => Arc::new(DiskKeys::open(

@@ -20,12 +20,15 @@ use crate::authority::{
     Action, Authority, Command, Evidence, Input, Kind, PublicHalf, Rollover, Slot, State, Status,
 };
 use crate::error::{CaError, IssueError, IssuerError};
-use crate::issuer::{IssuedX509, IssuerSettings, X509Issuer, hex, self_signed_authority};
+use crate::issuer::{
+    IssuedIntermediate, IssuedX509, IssuerSettings, Validity, X509Issuer, hex,
+    self_signed_authority,
+};
 use crate::jwt::{IssuedJwt, JwtIssuer};
 use crate::keys::KeyManager;
 
 use crate::name::DistinguishedName;
-use crate::params::{JwtSvidParams, X509SvidParams};
+use crate::params::{IntermediateParams, JwtSvidParams, X509SvidParams};
 use crate::public_key::KeyPolicy;
 use crate::state::StateDir;
 
@@ -150,20 +153,49 @@ impl TrustDomainCa {
         public_key: &SubjectPublicKeyInfoDer<'_>,
         now: Timestamp,
     ) -> Result<IssuedX509, IssueError> {
-        let (issuer, validity) = {
-            let mut live = self.live();
-            let active = live.state.x509.active().ok_or(IssueError::NoAuthority)?;
-            let issuer = live
-                .x509
-                .get(active.id())
-                .cloned()
-                .ok_or(IssueError::NoAuthority)?;
-            let validity = issuer.validity(params, now)?;
-            // Before it is signed, so that the authority cannot be retired in between.
-            live.state.note_signed(Kind::X509, validity.not_after);
-            (issuer, validity)
-        };
+        let (issuer, validity) = self.x509_issuer(|issuer| issuer.validity(params, now))?;
         issuer.issue_for(params, public_key, validity).await
+    }
+
+    /// Who signs now, and from when to when; noted before it is signed, so that the authority cannot be retired in
+    /// between.
+    fn x509_issuer(
+        &self,
+        validity: impl FnOnce(&X509Issuer) -> Result<Validity, IssueError>,
+    ) -> Result<(Arc<X509Issuer>, Validity), IssueError> {
+        let mut live = self.live();
+        let active = live.state.x509.active().ok_or(IssueError::NoAuthority)?;
+        let issuer = live
+            .x509
+            .get(active.id())
+            .cloned()
+            .ok_or(IssueError::NoAuthority)?;
+        let validity = validity(&issuer)?;
+        live.state.note_signed(Kind::X509, validity.not_after);
+        Ok((issuer, validity))
+    }
+
+    /// Issues the certificate of an intermediate authority, for a downstream server of this trust domain: a public key
+    /// alone or from a [`Csr`](crate::Csr). The active authority stays in the bundle until it has expired.
+    ///
+    /// # Errors
+    ///
+    /// [`IssueError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future has issued nothing.
+    pub async fn issue_intermediate(
+        &self,
+        params: &IntermediateParams,
+        public_key: &SubjectPublicKeyInfoDer<'_>,
+        now: Timestamp,
+    ) -> Result<IssuedIntermediate, IssueError> {
+        let (issuer, validity) =
+            self.x509_issuer(|issuer| issuer.intermediate_validity(params, now))?;
+        issuer
+            .issue_intermediate_for(params, public_key, validity)
+            .await
     }
 
     /// Makes a key and issues an X.509-SVID for it.
