@@ -175,7 +175,10 @@ impl Trace for Collected {
     }
 
     fn skip(&mut self, rule: Rule, facts: impl FnOnce() -> String) {
-        self.push(Explanation::leaf(rule, Outcome::Skipped, facts()));
+        // However many ways are tried, there is room for what is decided in the end.
+        if self.nodes.len() < MAX_NODES / 2 {
+            self.push(Explanation::leaf(rule, Outcome::Skipped, facts()));
+        }
     }
 
     fn fail(

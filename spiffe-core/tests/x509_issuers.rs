@@ -859,6 +859,19 @@ fn an_explanation_lists_every_rule_in_order() {
     assert_eq!(tried.unwrap().rule, Rule::PathBadSignature);
 }
 
+#[test]
+fn an_explanation_keeps_room_for_the_verdict() {
+    let mut params = ca_params("root");
+    params.not_after = params.not_before + time::Duration::seconds(1);
+    let expired: Vec<_> = (0..300).map(|_| root(params.clone())).collect();
+    let right = root(ca_params("root"));
+    let mut all: Vec<_> = expired.iter().collect();
+    let sent = chain(leaf_params(ID), &[&right]);
+    check(&sent, &bundles(&[("a", &all)]), Err(Rule::PathExpired));
+    all.push(&right);
+    check(&sent, &bundles(&[("a", &all)]), Ok(ID));
+}
+
 /// One of few names and keys, so that graphs have twins, crossings and loops.
 #[derive(Clone, Debug)]
 struct Node {

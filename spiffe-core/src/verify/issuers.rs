@@ -52,24 +52,14 @@ impl Standing {
         }
     }
 
-    /// What an intermediate hands down that was issued from here, or the rule that it breaks.
-    fn hand_down(
-        &self,
-        cert: &Cert<'_>,
-        der: &[u8],
-        comparisons: &mut usize,
-    ) -> Result<Self, X509Error> {
-        let self_issued = cert.subject == cert.issuer;
+    /// What an intermediate hands down that was issued from here, or the rule that it breaks; its names are judged apart.
+    fn hand_down(&self, cert: &Cert<'_>, der: &[u8]) -> Result<Self, X509Error> {
         let path_left = match self.path_left {
             // RFC 5280 §6.1.4 (l): self-issued certificates do not count.
-            left if self_issued => left,
+            left if is_self_issued(cert) => left,
             Some(0) => return Err(X509Error::PathLength),
             left => left.map(|left| left - 1),
         };
-        // RFC 5280 §6.1.3 (b), (c): nor are their names constrained, since they are their issuer's own.
-        if !self_issued {
-            self.permits(cert, comparisons)?;
-        }
         let roles = self.roles.and(cert.roles());
         if !(roles.client || roles.server) {
             return Err(X509Error::IssuerExtendedKeyUsage);
@@ -384,6 +374,9 @@ impl<'a, 'v> Search<'a, 'v> {
         let mut sent = Vec::with_capacity(others.len());
         for (index, der) in others.iter().enumerate() {
             let position = index + 1;
+            if others[..index].contains(der) {
+                continue;
+            }
             if der.len() > self.verifier.limits.certificate_bytes {
                 let error = X509Error::TooLarge {
                     bytes: der.len(),
@@ -493,9 +486,9 @@ impl<'a, 'v> Search<'a, 'v> {
             return Ok(());
         }
         let candidate = &self.candidates[index];
-        let standing = above.hand_down(&candidate.cert, candidate.der, &mut self.comparisons);
+        let inherited = above.hand_down(&candidate.cert, candidate.der);
         // A certificate can be admitted more than once, but only where the new way allows something that the old forbids.
-        if let Ok(standing) = &standing {
+        if let Ok(standing) = &inherited {
             let known = self
                 .issuers
                 .iter()
@@ -505,18 +498,11 @@ impl<'a, 'v> Search<'a, 'v> {
             }
         }
         self.charge()?;
-        let candidate = &self.candidates[index];
-        let key = self.issuers[issuer].key;
+        // Nothing that a certificate says is judged at length before its signature is good.
         let judged = self
-            .verifier
-            .algorithms
-            .check(key, &candidate.cert.signed)
-            .and(standing);
-        let (name, serial) = (candidate.cert.issuer, candidate.cert.serial);
-        let judged = match judged {
-            Ok(standing) => self.not_revoked(issuer, name, serial).map(|()| standing),
-            failed => failed,
-        };
+            .check(issuer, index)
+            .and(inherited)
+            .and_then(|standing| self.judge_candidate(issuer, index).map(|()| standing));
         let cert = &self.candidates[index].cert;
         match judged {
             Ok(standing) => {
@@ -547,6 +533,25 @@ impl<'a, 'v> Search<'a, 'v> {
         }
     }
 
+    fn check(&self, issuer: usize, candidate: usize) -> Result<(), X509Error> {
+        let signed = &self.candidates[candidate].cert.signed;
+        self.verifier
+            .algorithms
+            .check(self.issuers[issuer].key, signed)
+    }
+
+    /// What depends on a candidate's own names and number.
+    fn judge_candidate(&mut self, issuer: usize, candidate: usize) -> Result<(), X509Error> {
+        let cert = &self.candidates[candidate].cert;
+        // RFC 5280 §6.1.3 (b), (c): a self-issued certificate's names are its issuer's own.
+        if !is_self_issued(cert) {
+            let standing = &self.issuers[issuer].standing;
+            standing.permits(cert, &mut self.comparisons)?;
+        }
+        let (name, serial) = (cert.issuer, cert.serial);
+        self.not_revoked(issuer, name, serial)
+    }
+
     fn not_revoked(&mut self, issuer: usize, name: &[u8], serial: &[u8]) -> Result<(), X509Error> {
         let verifier = self.verifier;
         let key = self.issuers[issuer].key;
@@ -559,6 +564,10 @@ impl<'a, 'v> Search<'a, 'v> {
             verifier.algorithms.check(key, signed)
         })
     }
+}
+
+fn is_self_issued(cert: &Cert<'_>) -> bool {
+    cert.subject == cert.issuer
 }
 
 /// Whether a certificate may issue at all at this time; what depends on its own issuer comes later.

@@ -397,9 +397,9 @@ impl X509Verifier {
                 && (standing.not_before..=standing.not_after).contains(&now)
                 && standing.allows(subject.cert.roles(), role).is_ok()
         })?;
-        warm.standing
-            .permits(&subject.cert, &mut MAX_NAME_COMPARISONS.clone())
-            .and_then(|()| self.last_link(subject, &warm.subject, &warm.spki, now))
+        let mut comparisons = MAX_NAME_COMPARISONS;
+        self.last_link(subject, &warm.subject, &warm.spki, now)
+            .and_then(|()| warm.standing.permits(&subject.cert, &mut comparisons))
             .ok()?;
         Some(subject.verified_under(&warm.standing))
     }

@@ -6,8 +6,8 @@
 use super::der::{Reader, SEQUENCE, context_constructed};
 
 /// The most comparisons of a name with a subtree that one path may cause. An issuer within a trust domain can sign
-/// thousands of names below thousands of subtrees; honest paths need a handful.
-pub const MAX_NAME_COMPARISONS: usize = 65_536;
+/// thousands of names below thousands of subtrees; 500 names below 30 subtrees fit.
+pub const MAX_NAME_COMPARISONS: usize = 16_384;
 
 /// How a name breaks the constraints above it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,13 +67,15 @@ pub(crate) fn judge(
             form: DIRECTORY,
             value: subject,
         };
-        subtrees.judge(name, comparisons)?;
+        subtrees.judge(name, None, comparisons)?;
     }
     let mut list = Reader::new(names);
     while !list.is_at_end() {
         let (tag, value, _) = list.element().map_err(|_| NameConstraintError::Malformed)?;
         let form = tag & FORM;
-        subtrees.judge(Name { form, value }, comparisons)?;
+        // Looked for once, however many subtrees it is compared with.
+        let host = if form == URI { host(value) } else { None };
+        subtrees.judge(Name { form, value }, host, comparisons)?;
     }
     Ok(())
 }
@@ -129,7 +131,12 @@ impl<'a> Subtrees<'a> {
         (readable(parsed.permitted) && readable(parsed.excluded)).then_some(parsed)
     }
 
-    fn judge(&self, name: Name<'_>, comparisons: &mut usize) -> Result<(), NameConstraintError> {
+    fn judge(
+        &self,
+        name: Name<'_>,
+        host: Option<&[u8]>,
+        comparisons: &mut usize,
+    ) -> Result<(), NameConstraintError> {
         let mut count = || {
             *comparisons = comparisons
                 .checked_sub(1)
@@ -142,7 +149,7 @@ impl<'a> Subtrees<'a> {
             count()?;
             if base.form == name.form {
                 constrained = true;
-                inside = inside || holds(name, base, List::Permitted)?;
+                inside = inside || holds(name, host, base, List::Permitted)?;
             }
         }
         if constrained && !inside {
@@ -159,7 +166,7 @@ impl<'a> Subtrees<'a> {
         }
         for base in bases(self.excluded).flatten() {
             count()?;
-            if base.form == name.form && holds(name, base, List::Excluded)? {
+            if base.form == name.form && holds(name, host, base, List::Excluded)? {
                 return Err(NameConstraintError::Excluded {
                     name: name.text(),
                     subtree: base.text(),
@@ -195,16 +202,21 @@ enum List {
     Excluded,
 }
 
-/// Whether `name` lies in the subtree of `base`, which is of the same form.
-fn holds(name: Name<'_>, base: Name<'_>, list: List) -> Result<bool, NameConstraintError> {
+/// Whether `name`, a URI of `host` if it is one, lies in the subtree of `base`, which is of the same form.
+fn holds(
+    name: Name<'_>,
+    host: Option<&[u8]>,
+    base: Name<'_>,
+    list: List,
+) -> Result<bool, NameConstraintError> {
     let not_understood = || NameConstraintError::NotUnderstood {
         name: name.text(),
         subtree: base.text(),
     };
     match name.form {
         URI => {
-            let host = host(name.value)
-                .ok_or_else(|| NameConstraintError::NotExpressible { name: name.text() })?;
+            let host =
+                host.ok_or_else(|| NameConstraintError::NotExpressible { name: name.text() })?;
             match base.value.strip_prefix(b".") {
                 // A leading period: one label or more in front, never the domain itself.
                 Some(domain) if is_dns_name(domain) => Ok(is_below(host, domain)),
@@ -281,6 +293,9 @@ fn host(uri: &[u8]) -> Option<&[u8]> {
 /// Whether `name` is a DNS name and does not look like an IPv4 address: RFC 1034 §3.5, RFC 1123 §2.1. Underscores are
 /// let in, since DNS and trust domains have them.
 fn is_dns_name(name: &[u8]) -> bool {
+    if name.len() > 253 {
+        return false;
+    }
     let is_label = |label: &[u8]| {
         matches!(label.len(), 1..=63)
             && label
@@ -296,7 +311,7 @@ fn is_dns_name(name: &[u8]) -> bool {
         || (top.len() > 1
             && top[..2].eq_ignore_ascii_case(b"0x")
             && top[2..].iter().all(u8::is_ascii_hexdigit));
-    name.len() <= 253 && is_label(top) && !looks_like_an_address && labels.all(is_label)
+    is_label(top) && !looks_like_an_address && labels.all(is_label)
 }
 
 /// Whether a mask is ones, then zeros.
