@@ -258,8 +258,16 @@ fn chains_are_judged() {
     );
     batch.good(
         ask(json!({"limits": {"max_certificates": 1_000_000}})),
-        peer,
+        peer.clone(),
     );
+    // Others of the issuer's name do no harm, however many there are: the key identifier leads past them.
+    let others: String = (0..5000)
+        .map(|_| certificate(authority("root").der()))
+        .collect();
+    let chain = certificate(leaf.der()) + &others;
+    batch.good(ask(json!({"chain_pem": chain})), peer.clone());
+    let bundle = others + &certificate(root.der());
+    batch.good(ask(json!({"bundles": {"a": bundle}})), peer);
 
     let own = |more: Value| {
         let mut question = json!({"op": "x509.parse", "chain_pem": certificate(leaf.der())});
