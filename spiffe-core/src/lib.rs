@@ -27,7 +27,9 @@ pub mod verify;
 #[cfg(feature = "svid")]
 mod x509;
 
-pub use authorize::{Authorizer, Denied, MAX_ALTERNATIVES, PeerFacts, Policy, PolicyError, danger};
+pub use authorize::{
+    Authorizer, Denied, MAX_ALTERNATIVES, MAX_POLICY_BYTES, PeerFacts, Policy, PolicyError, danger,
+};
 #[cfg(feature = "svid")]
 pub use bundle::{Bundle, BundleSet};
 pub use explain::{Explanation, Outcome};

@@ -7,7 +7,7 @@ mod policy;
 
 use std::fmt;
 
-pub use policy::{MAX_ALTERNATIVES, Policy, PolicyError};
+pub use policy::{MAX_ALTERNATIVES, MAX_POLICY_BYTES, Policy, PolicyError};
 
 use crate::explain::{Explanation, Outcome};
 use crate::{Rule, SpiffeId, SpiffeIdRef, Timestamp};

@@ -13,6 +13,9 @@ use crate::{Rule, SpiffeId, SpiffeIdError, SpiffeIdRef, TrustDomain};
 /// The most alternatives of a policy; each is tried for every peer.
 pub const MAX_ALTERNATIVES: usize = 4096;
 
+/// The most bytes of a policy's text: every alternative with a long ID of its own, and a refusal repeats it.
+pub const MAX_POLICY_BYTES: usize = 4 * 1024 * 1024;
+
 /// Which SPIFFE IDs are allowed.
 ///
 /// ```
@@ -149,6 +152,9 @@ impl FromStr for Policy {
     type Err = PolicyError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.len() > MAX_POLICY_BYTES {
+            return Err(PolicyError::TooLong { bytes: text.len() });
+        }
         let parts: Vec<_> = text.split('|').collect();
         if parts.len() > MAX_ALTERNATIVES {
             return Err(PolicyError::TooMany {
@@ -377,6 +383,12 @@ pub enum PolicyError {
         /// The prefix.
         text: String,
     },
+    /// More than [`MAX_POLICY_BYTES`].
+    #[error("the policy has {bytes} bytes; {MAX_POLICY_BYTES} is the limit")]
+    TooLong {
+        /// How many it has.
+        bytes: usize,
+    },
     /// More than [`MAX_ALTERNATIVES`].
     #[error("the policy has {alternatives} alternatives; {MAX_ALTERNATIVES} is the limit")]
     TooMany {
@@ -496,6 +508,23 @@ mod tests {
         ] {
             assert!(text.parse::<Policy>().is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_text_beyond_the_limits_is_no_policy() {
+        let ids = |bytes: usize| {
+            let list = "spiffe://a/x,".repeat((bytes - 4) / 13);
+            format!("ids:{}", list.trim_end_matches(','))
+        };
+        assert!(ids(MAX_POLICY_BYTES).parse::<Policy>().is_ok());
+        assert!(matches!(
+            ids(MAX_POLICY_BYTES + 100).parse::<Policy>(),
+            Err(PolicyError::TooLong { .. })
+        ));
+        assert!(matches!(
+            "any|".repeat(MAX_ALTERNATIVES).parse::<Policy>(),
+            Err(PolicyError::TooMany { .. })
+        ));
     }
 
     #[test]
