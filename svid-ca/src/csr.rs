@@ -4,11 +4,19 @@
 //! requested extensions are not even parsed. The signature is checked with the provider's algorithms over the exact
 //! bytes received.
 
+use spiffe_core::TrustDomain;
 use spiffe_core::crypto::CryptoProvider;
+use spiffe_core::key::Signer;
 use spiffe_core::pki_types::SubjectPublicKeyInfoDer;
 
-use crate::der::{NotDer, OBJECT_IDENTIFIER, Reader, SEQUENCE, context_constructed};
-use crate::error::CsrError;
+use crate::der::{
+    NotDer, OBJECT_IDENTIFIER, Reader, SEQUENCE, SET, bit_string, context_constructed, element,
+    sequence, unsigned,
+};
+use crate::error::{CsrError, IssueError};
+use crate::issuer::sign_x509;
+use crate::name::DistinguishedName;
+use crate::profile::alternative_name;
 use crate::public_key::{KeyPolicy, PublicKey, PublicKeyKind};
 
 /// The most bytes of a request: one with an RSA key of 4096 bits and a page of names has about 4 KiB.
@@ -61,6 +69,34 @@ impl Csr {
     pub fn key_kind(&self) -> PublicKeyKind {
         self.kind
     }
+}
+
+/// A request for the certificate of an authority of `trust_domain`: its own SPIFFE ID is the one name asked for.
+///
+/// # Errors
+///
+/// [`IssueError::Signer`].
+pub async fn authority_request(
+    trust_domain: &TrustDomain,
+    subject: &DistinguishedName,
+    signer: &dyn Signer,
+) -> Result<Vec<u8>, IssueError> {
+    let id = trust_domain.id();
+    let extensions = sequence(&[&alternative_name(id.as_ref())]);
+    // RFC 2985 §5.4.2: the extensions asked for are an attribute.
+    let attribute = sequence(&[
+        &element(OBJECT_IDENTIFIER, &[EXTENSION_REQUEST]),
+        &element(SET, &[&extensions]),
+    ]);
+    let info = sequence(&[
+        &unsigned(&[]),
+        &subject.to_der(),
+        signer.public_key(),
+        &element(context_constructed(0), &[&attribute]),
+    ]);
+    let signature = sign_x509(signer, &info).await?;
+    let algorithm = signer.algorithm().x509_identifier();
+    Ok(sequence(&[&info, algorithm, &bit_string(&signature)]))
 }
 
 /// Checks a signature in X.509's form by `key` over `signed`, with whatever algorithm of the provider fits the key
@@ -122,6 +158,9 @@ impl<'a> Request<'a> {
         })
     }
 }
+
+// 1.2.840.113549.1.9.14.
+const EXTENSION_REQUEST: &[u8] = b"\x2a\x86\x48\x86\xf7\x0d\x01\x09\x0e";
 
 #[cfg(test)]
 #[cfg(feature = "aws-lc-rs")]

@@ -343,6 +343,12 @@ pub enum LifecycleError {
         /// What was asked for.
         verb: &'static str,
     },
+    /// An upstream signed the authority, so what is to be marked is there.
+    #[error("the authority {id} is signed by an upstream; taint it there")]
+    SignedUpstream {
+        /// The authority's ID.
+        id: String,
+    },
     /// Something that the authority signed is still valid.
     #[error(
         "what the authority {id} signed is valid until {until}; wait, or force it and break its holders"
@@ -396,4 +402,39 @@ pub enum CaError {
     /// An SVID that was just issued cannot be loaded.
     #[error(transparent)]
     Svid(#[from] spiffe_core::svid::SvidError),
+    /// The upstream authority gave no certificate that can be used.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+}
+
+/// Why an upstream authority signed nothing that can be used.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpstreamError {
+    /// The signing request was refused.
+    #[error("the upstream authority refuses the request: {0}")]
+    Csr(#[from] CsrError),
+    /// One of the upstream's files cannot be used.
+    #[error("the upstream authority's file {path} cannot be used: {reason}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, without secrets.
+        reason: String,
+    },
+    /// The upstream's authority did not issue.
+    #[error("the upstream authority does not issue: {0}")]
+    Issue(#[from] IssueError),
+    /// It cannot be reached, or it failed.
+    #[error("the upstream authority cannot be reached: {reason}")]
+    Unavailable {
+        /// What happened.
+        reason: String,
+    },
+    /// What would be issued below it does not verify under its roots.
+    #[error("what the upstream authority certifies does not verify under its roots: {reason}")]
+    Unusable {
+        /// The verdict.
+        reason: String,
+    },
 }

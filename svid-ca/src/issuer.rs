@@ -178,6 +178,15 @@ impl X509Issuer {
         &self.trust_domain
     }
 
+    /// Its public key.
+    pub fn public_key(&self) -> &SubjectPublicKeyInfoDer<'static> {
+        self.signer.public_key()
+    }
+
+    pub(crate) fn settings(&self) -> &IssuerSettings {
+        &self.settings
+    }
+
     /// The authority's certificate and validity.
     pub fn authority(&self) -> &X509Authority {
         &self.authority
@@ -512,7 +521,7 @@ fn key_id(crypto: &dyn CryptoProvider, key: &[u8]) -> [u8; 20] {
     id
 }
 
-async fn sign_x509(signer: &dyn Signer, tbs: &[u8]) -> Result<Vec<u8>, IssueError> {
+pub(crate) async fn sign_x509(signer: &dyn Signer, tbs: &[u8]) -> Result<Vec<u8>, IssueError> {
     let raw = signer.sign(tbs).await?;
     Ok(if signer.algorithm().is_ecdsa() {
         ecdsa_to_der(&raw)

@@ -4,7 +4,8 @@
 //! its authorities follow each other as [`TrustDomainCa::tick`] is called. [`InProcessSource`] holds one workload's
 //! SVID from it, for a program that is its own CA. Below them, each usable alone: [`issuer::X509Issuer`] and
 //! [`jwt::JwtIssuer`] sign under one authority, [`authority::State`] is the life cycle as a pure function,
-//! [`keys::KeyManager`] keeps private keys, [`state::StateDir`] what must survive a restart.
+//! [`keys::KeyManager`] keeps private keys, [`state::StateDir`] what must survive a restart, and an
+//! [`upstream::UpstreamAuthority`] certifies authorities that are not their own root.
 //!
 //! ```
 //! # use futures_util::FutureExt;
@@ -25,8 +26,7 @@
 //! ```
 //!
 //! Nothing here reads a clock, draws randomness of its own or speaks a protocol: `now` and a
-//! [`Random`](spiffe_core::Random) are arguments, and gRPC lies elsewhere. Not built yet: intermediate CAs, upstream
-//! authorities, tokens of hardware, an issuance log.
+//! [`Random`](spiffe_core::Random) are arguments, and gRPC lies elsewhere.
 //!
 //! Features:
 //! - `aws-lc-rs` (default): AWS-LC as the default cryptography and randomness.
@@ -49,6 +49,7 @@ pub mod schedule;
 mod source;
 pub mod state;
 pub mod storage;
+pub mod upstream;
 
 pub use ca::{Event, MIN_AUTHORITY_LIFETIME, TrustDomainCa, TrustDomainCaBuilder};
 pub use csr::Csr;

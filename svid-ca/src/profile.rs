@@ -202,6 +202,11 @@ pub(crate) fn assemble(tbs: &[u8], algorithm: &[u8], signature: &[u8]) -> Certif
     sequence(&[tbs, algorithm, &bit_string(signature)]).into()
 }
 
+/// The extension with one URI name, for a request.
+pub(crate) fn alternative_name(id: SpiffeIdRef<'_>) -> Vec<u8> {
+    extension(ALTERNATIVE_NAMES, false, &sequence(&[&uri(id)]))
+}
+
 fn uri(id: SpiffeIdRef<'_>) -> Vec<u8> {
     element(context(6), &[id.as_str().as_bytes()])
 }

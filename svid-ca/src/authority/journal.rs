@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use spiffe_core::bundle::X509Authority;
 use spiffe_core::{Timestamp, TrustDomain};
 
-use super::{Authority, Kind, PublicHalf, Slot, Slots, State, Status};
+use super::{Authority, Kind, PublicHalf, Root, Slot, Slots, State, Status};
 use crate::error::StateError;
 use crate::issuer::hex;
 
@@ -33,6 +33,8 @@ pub fn encode(trust_domain: &TrustDomain, state: &State) -> Vec<u8> {
         sequence: state.sequence,
         x509: records(&state.x509),
         jwt: records(&state.jwt),
+        roots: state.roots.iter().map(RootRecord::from).collect(),
+        roots_since: state.roots_since,
     };
     // Strings, numbers and lists have a JSON form whatever they hold.
     serde_json::to_vec_pretty(&journal).expect("a journal has a JSON form")
@@ -79,6 +81,13 @@ pub fn decode(
         sequence: journal.sequence,
         x509: slots(journal.x509, Kind::X509).map_err(damaged)?,
         jwt: slots(journal.jwt, Kind::Jwt).map_err(damaged)?,
+        roots: journal
+            .roots
+            .into_iter()
+            .map(RootRecord::into_root)
+            .collect::<Result<_, _>>()
+            .map_err(damaged)?,
+        roots_since: journal.roots_since,
     };
     check(&state).map_err(damaged)?;
     Ok(state)
@@ -92,6 +101,58 @@ struct Journal {
     sequence: u64,
     x509: Vec<Record>,
     jwt: Vec<Record>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    roots: Vec<RootRecord>,
+    #[serde(skip_serializing_if = "is_zero", default)]
+    roots_since: u64,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands over a reference"
+)]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// One root of the upstream.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RootRecord {
+    certificate: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    tainted: bool,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    withdrawn_at: Option<String>,
+}
+
+impl From<&Root> for RootRecord {
+    fn from(root: &Root) -> Self {
+        Self {
+            certificate: Base64::encode_string(&root.certificate),
+            tainted: root.tainted,
+            withdrawn_at: root.withdrawn_at.map(|at| at.to_string()),
+        }
+    }
+}
+
+impl RootRecord {
+    fn into_root(self) -> Result<Root, String> {
+        let der = Base64::decode_vec(&self.certificate)
+            .map_err(|_| "a root of the upstream is not base64".to_owned())?;
+        let authority = X509Authority::from_der(der.into())
+            .map_err(|error| format!("a root of the upstream is none: {error}"))?;
+        let withdrawn_at = self
+            .withdrawn_at
+            .map(|text| text.parse::<Timestamp>())
+            .transpose()
+            .map_err(|error| format!("withdrawn_at of a root is {error}"))?;
+        Ok(Root {
+            certificate: authority.certificate().clone(),
+            tainted: self.tainted,
+            withdrawn_at,
+        })
+    }
 }
 
 /// One authority.
@@ -112,6 +173,9 @@ struct Record {
     certificate: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     public_key: Option<String>,
+    /// Base64 of the certificates between it and the upstream's root.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    upstream: Option<Vec<String>>,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -154,6 +218,10 @@ impl From<&Authority> for Record {
             signed_until: authority.signed_until.to_string(),
             certificate,
             public_key,
+            upstream: authority
+                .upstream
+                .as_ref()
+                .map(|chain| chain.iter().map(|der| Base64::encode_string(der)).collect()),
         }
     }
 }
@@ -202,7 +270,15 @@ impl Record {
                 ));
             }
         };
+        let upstream = self
+            .upstream
+            .map(|chain| {
+                let certificates = chain.iter().map(|text| bytes(text).map(Into::into));
+                certificates.collect::<Result<Vec<_>, _>>()
+            })
+            .transpose()?;
         Ok(Authority {
+            upstream,
             slot: self.slot.map(|slot| match slot {
                 RecordedSlot::A => Slot::A,
                 RecordedSlot::B => Slot::B,

@@ -6,13 +6,16 @@
 
 mod evidence;
 pub mod journal;
+mod roots;
 mod slots;
 
 use std::time::Duration;
 
 use spiffe_core::Timestamp;
+use spiffe_core::bundle::X509Authority;
 
 pub use evidence::{Consumer, Evidence, Grade};
+pub use roots::Root;
 pub use slots::{Authority, Kind, PublicHalf, Slot, Slots, Status};
 
 use crate::error::LifecycleError;
@@ -23,6 +26,9 @@ pub struct State {
     pub(crate) sequence: u64,
     pub(crate) jwt: Slots,
     pub(crate) x509: Slots,
+    pub(crate) roots: Vec<Root>,
+    /// The sequence number of the first bundle that contained all of the roots.
+    pub(crate) roots_since: u64,
 }
 
 /// What happens to a kind's authorities.
@@ -33,6 +39,8 @@ pub enum Input<'a> {
     Command(Command, &'a Evidence),
     /// The authority that [`Action::Generate`] asked for exists.
     Publish(Authority),
+    /// The upstream authority names these roots; for [`Kind::X509`].
+    Roots(&'a [X509Authority]),
     /// Time has passed.
     Tick(&'a Evidence),
 }
@@ -99,6 +107,21 @@ pub enum Action {
     },
     /// The authority is no longer in the bundle.
     Removed {
+        /// Its ID.
+        id: String,
+    },
+    /// A root of the upstream is in the bundle.
+    RootPublished {
+        /// Its ID.
+        id: String,
+    },
+    /// A root of the upstream is no longer in the bundle.
+    RootRemoved {
+        /// Its ID.
+        id: String,
+    },
+    /// A root of the upstream is marked.
+    RootTainted {
         /// Its ID.
         id: String,
     },
@@ -200,6 +223,7 @@ impl State {
         match input {
             Input::Tick(evidence) => Ok(self.tick(kind, now, evidence, rules)),
             Input::Publish(authority) => self.publish(kind, authority, now),
+            Input::Roots(named) => Ok(self.take_roots(now, named)),
             Input::Command(Command::Prepare, _) => match self.slots(kind).prepared() {
                 Some(prepared) => Err(LifecycleError::AlreadyPrepared {
                     id: prepared.id.clone(),
@@ -219,7 +243,10 @@ impl State {
                 Ok(self.remove(kind, &id))
             }
             Input::Command(Command::Taint { id }, _) => {
-                self.expect(kind, &id, &[Status::Old], "tainted")?;
+                let authority = self.expect(kind, &id, &[Status::Old], "tainted")?;
+                if authority.upstream.is_some() {
+                    return Err(LifecycleError::SignedUpstream { id });
+                }
                 let mut next = self.clone();
                 next.sequence += 1;
                 if let Some(authority) = next.slots_mut(kind).find_mut(&id) {
@@ -274,6 +301,9 @@ impl State {
         if let Some(over) = over {
             return self.remove(kind, &over.id);
         }
+        if let (Kind::X509, Some(dropped)) = (kind, self.drop_root()) {
+            return dropped;
+        }
         let active = slots.active().filter(|active| now < active.not_after);
         match (slots.prepared(), active) {
             (None, Some(active)) if now < before_end(active, rules.prepare) => {
@@ -311,8 +341,13 @@ impl State {
             });
         }
         let mut next = self.clone();
-        next.sequence += 1;
-        authority.published = next.sequence;
+        authority.published = if authority.upstream.is_some() {
+            // What consumers must know is its root, which the bundle contains already.
+            next.roots_since
+        } else {
+            next.sequence += 1;
+            next.sequence
+        };
         authority.published_at = now;
         authority.status = Status::Prepared;
         let id = authority.id.clone();
@@ -371,7 +406,13 @@ impl State {
 
     fn remove(&self, kind: Kind, id: &str) -> (Self, Vec<Action>) {
         let mut next = self.clone();
-        next.sequence += 1;
+        if self
+            .slots(kind)
+            .find(id)
+            .is_some_and(|authority| authority.upstream.is_none())
+        {
+            next.sequence += 1;
+        }
         next.slots_mut(kind).remove(id);
         (next, vec![Action::Removed { id: id.into() }])
     }

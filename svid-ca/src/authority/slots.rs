@@ -96,6 +96,8 @@ pub struct Authority {
     pub(crate) not_after: Timestamp,
     pub(crate) signed_until: Timestamp,
     pub(crate) public: PublicHalf,
+    /// The certificates between it and its root, where an upstream signed it.
+    pub(crate) upstream: Option<Vec<CertificateDer<'static>>>,
 }
 
 impl Authority {
@@ -117,7 +119,15 @@ impl Authority {
             not_after,
             signed_until: not_before,
             public,
+            upstream: None,
         }
+    }
+
+    /// The same, signed by an upstream: what is between it and the root, nearest first.
+    #[must_use]
+    pub fn with_upstream(mut self, chain: Vec<CertificateDer<'static>>) -> Self {
+        self.upstream = Some(chain);
+        self
     }
 
     /// Its ID: the hexadecimal of the subject key identifier, or the key ID.
@@ -160,6 +170,12 @@ impl Authority {
         self.signed_until
     }
 
+    /// The certificates between it and its root, nearest first; `None` for one that is its own root, which the bundle
+    /// then contains.
+    pub fn upstream(&self) -> Option<&[CertificateDer<'static>]> {
+        self.upstream.as_deref()
+    }
+
     /// What the world sees of it.
     pub fn public(&self) -> &PublicHalf {
         &self.public
@@ -173,7 +189,7 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// All of them, oldest first: exactly those in the bundle.
+    /// All of them, oldest first: exactly those in the bundle, but for those that an upstream signed.
     pub fn iter(&self) -> std::slice::Iter<'_, Authority> {
         self.authorities.iter()
     }

@@ -18,6 +18,7 @@ use crate::name::DistinguishedName;
 use crate::profile::Profile;
 use crate::public_key::KeyPolicy;
 use crate::state::StateDir;
+use crate::upstream::UpstreamAuthority;
 
 /// Builds a [`TrustDomainCa`]: every setting has a default.
 ///
@@ -50,6 +51,7 @@ pub struct TrustDomainCaBuilder {
     authorities: AuthoritySettings,
     keys: Option<Arc<dyn KeyManager>>,
     state_dir: Option<StateDir>,
+    upstream: Option<Arc<dyn UpstreamAuthority>>,
 }
 
 impl TrustDomainCaBuilder {
@@ -71,6 +73,7 @@ impl TrustDomainCaBuilder {
             },
             keys: None,
             state_dir: None,
+            upstream: None,
         }
     }
 
@@ -95,6 +98,12 @@ impl TrustDomainCaBuilder {
     /// What survives a restart goes there.
     pub fn state_dir(mut self, directory: StateDir) -> Self {
         self.state_dir = Some(directory);
+        self
+    }
+
+    /// Who certifies the X.509 authorities; without one each is its own root.
+    pub fn upstream(mut self, upstream: Arc<dyn UpstreamAuthority>) -> Self {
+        self.upstream = Some(upstream);
         self
     }
 
@@ -201,6 +210,7 @@ impl TrustDomainCaBuilder {
             authorities: self.authorities,
             keys,
             state_dir: self.state_dir,
+            upstream: self.upstream,
             publisher: Publisher::new(),
             maintenance: futures_util::lock::Mutex::new(()),
         };

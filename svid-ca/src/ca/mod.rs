@@ -19,7 +19,8 @@ use spiffe_core::{Bundle, BundleSet, Publisher, Random, Source, Timestamp, Trust
 use crate::authority::{
     Action, Authority, Command, Evidence, Input, Kind, PublicHalf, Rollover, Slot, State, Status,
 };
-use crate::error::{CaError, IssueError, IssuerError};
+use crate::csr::authority_request;
+use crate::error::{CaError, IssueError, IssuerError, UpstreamError};
 use crate::issuer::{
     IssuedIntermediate, IssuedX509, IssuerSettings, Validity, X509Issuer, hex,
     self_signed_authority,
@@ -31,6 +32,7 @@ use crate::name::DistinguishedName;
 use crate::params::{IntermediateParams, JwtSvidParams, X509SvidParams};
 use crate::public_key::KeyPolicy;
 use crate::state::StateDir;
+use crate::upstream::{MAX_UPSTREAM_CERTIFICATES, MintRequest, UpstreamAuthority, prove};
 
 pub use builder::TrustDomainCaBuilder;
 
@@ -55,6 +57,7 @@ struct Inner {
     authorities: AuthoritySettings,
     keys: Arc<dyn KeyManager>,
     state_dir: Option<StateDir>,
+    upstream: Option<Arc<dyn UpstreamAuthority>>,
     publisher: Publisher,
     live: Mutex<Live>,
     /// Held by whoever changes authorities, also while a key is made; never by those who issue.
@@ -267,19 +270,62 @@ impl TrustDomainCa {
     pub async fn tick(&self, now: Timestamp, evidence: &Evidence) -> Result<Vec<Event>, CaError> {
         let _one_at_a_time = self.inner.maintenance.lock().await;
         let mut events = Vec::new();
-        for kind in [Kind::X509, Kind::Jwt] {
-            loop {
-                let actions = self.commit(kind, now, Input::Tick(evidence))?;
-                let settled = actions
-                    .iter()
-                    .all(|action| matches!(action, Action::Awaiting { .. }));
-                self.perform(kind, now, actions, &mut events).await?;
-                if settled {
-                    break;
-                }
+        self.follow_roots(now, &mut events).await?;
+        // An upstream that fails hinders no JWT authorities.
+        let x509 = self.settle(Kind::X509, now, evidence, &mut events).await;
+        self.settle(Kind::Jwt, now, evidence, &mut events).await?;
+        x509.map(|()| events)
+    }
+
+    /// Ticks until nothing changes any more.
+    async fn settle(
+        &self,
+        kind: Kind,
+        now: Timestamp,
+        evidence: &Evidence,
+        events: &mut Vec<Event>,
+    ) -> Result<(), CaError> {
+        loop {
+            let actions = self.commit(kind, now, Input::Tick(evidence))?;
+            let settled = actions
+                .iter()
+                .all(|action| matches!(action, Action::Awaiting { .. }));
+            self.perform(kind, now, actions, events).await?;
+            if settled {
+                return Ok(());
             }
         }
-        Ok(events)
+    }
+
+    /// Takes the upstream's roots as they are now; those known before stay where it cannot be asked.
+    async fn follow_roots(&self, now: Timestamp, events: &mut Vec<Event>) -> Result<(), CaError> {
+        let roots = match &self.inner.upstream {
+            Some(upstream) => upstream.roots(now).await,
+            // None any more: they leave with the last authority below them.
+            None => Ok(Vec::new()),
+        };
+        match roots {
+            Ok(roots) => self.take_roots(now, &roots, events),
+            Err(error) => {
+                tracing::warn!(trust_domain = %self.inner.trust_domain, %error, "the upstream's roots cannot be followed");
+                Ok(())
+            }
+        }
+    }
+
+    fn take_roots(
+        &self,
+        now: Timestamp,
+        roots: &[X509Authority],
+        events: &mut Vec<Event>,
+    ) -> Result<(), CaError> {
+        if roots.len() > MAX_UPSTREAM_CERTIFICATES {
+            return Err(too_many("roots").into());
+        }
+        let kind = Kind::X509;
+        let actions = self.commit(kind, now, Input::Roots(roots))?;
+        events.extend(actions.into_iter().map(|action| Event { kind, action }));
+        Ok(())
     }
 
     /// Makes the next authority of a kind and publishes it in the bundle; [`Self::activate`] or a tick lets it sign.
@@ -388,7 +434,10 @@ impl TrustDomainCa {
                 events.push(Event { kind, action });
                 continue;
             };
-            let authority = self.generate(kind, slot, now).await?;
+            let authority = match (kind, &self.inner.upstream) {
+                (Kind::X509, Some(upstream)) => self.mint(&**upstream, slot, now, events).await?,
+                _ => self.generate(kind, slot, now).await?,
+            };
             let published = self.commit(kind, now, Input::Publish(authority))?;
             events.extend(published.into_iter().map(|action| Event { kind, action }));
         }
@@ -440,6 +489,52 @@ impl TrustDomainCa {
         Ok(authority)
     }
 
+    /// Makes a key in `slot` and has the upstream certify it; the upstream's roots go into the bundle first.
+    async fn mint(
+        &self,
+        upstream: &dyn UpstreamAuthority,
+        slot: Slot,
+        now: Timestamp,
+        events: &mut Vec<Event>,
+    ) -> Result<Authority, CaError> {
+        let inner = &*self.inner;
+        let own = &inner.authorities;
+        let name = slot.key_name(Kind::X509);
+        let signer = inner.keys.generate(name, own.x509_key).await?;
+        let csr = authority_request(&inner.trust_domain, &own.subject, &*signer).await?;
+        let minted = upstream
+            .mint(&MintRequest::new(csr, own.lifetime), now)
+            .await?;
+        if minted.chain.len() > MAX_UPSTREAM_CERTIFICATES {
+            return Err(too_many("certificates above it").into());
+        }
+        let mut chain = minted.chain.into_iter();
+        let certificate = chain.next().ok_or_else(|| UpstreamError::Unusable {
+            reason: "the chain is empty".into(),
+        })?;
+        let chain: Vec<_> = chain.collect();
+        let issuer = X509Issuer::new(
+            inner.trust_domain.clone(),
+            certificate.clone(),
+            chain.clone(),
+            signer,
+            inner.settings.clone(),
+        )?;
+        prove(&issuer, &minted.roots, now).await?;
+        self.take_roots(now, &minted.roots, events)?;
+        let (not_before, not_after) = {
+            let authority = issuer.authority();
+            (authority.not_before(), authority.not_after())
+        };
+        let public = PublicHalf::Certificate(certificate);
+        let authority = Authority::prepared(issuer.id(), slot, not_before, not_after, public)
+            .with_upstream(chain);
+        self.live()
+            .x509
+            .insert(issuer.id().to_owned(), Arc::new(issuer));
+        Ok(authority)
+    }
+
     /// Takes one step: journal first, then the bundle, then who signs.
     fn commit(&self, kind: Kind, now: Timestamp, input: Input<'_>) -> Result<Vec<Action>, CaError> {
         let inner = &*self.inner;
@@ -486,7 +581,7 @@ impl Inner {
             .x509
             .iter()
             .filter_map(|authority| match authority.public() {
-                PublicHalf::Certificate(certificate) => {
+                PublicHalf::Certificate(certificate) if authority.upstream().is_none() => {
                     let parsed = X509Authority::from_der(certificate.clone()).ok()?;
                     Some(if tainted(authority) {
                         parsed.into_tainted()
@@ -494,8 +589,17 @@ impl Inner {
                         parsed
                     })
                 }
-                PublicHalf::Key(_) => None,
+                // What an upstream signed is known by its root.
+                PublicHalf::Certificate(_) | PublicHalf::Key(_) => None,
             })
+            .chain(state.roots().iter().filter_map(|root| {
+                let parsed = X509Authority::from_der(root.certificate().clone()).ok()?;
+                Some(if root.is_tainted() {
+                    parsed.into_tainted()
+                } else {
+                    parsed
+                })
+            }))
             .collect();
         let jwt: spiffe_core::bundle::JwtAuthorities = state
             .jwt
@@ -534,6 +638,15 @@ impl Inner {
             Action::Removed { id } => {
                 tracing::info!(%trust_domain, %kind, authority = id, "authority removed");
             }
+            Action::RootPublished { id } => {
+                tracing::info!(%trust_domain, root = id, "upstream root published");
+            }
+            Action::RootRemoved { id } => {
+                tracing::info!(%trust_domain, root = id, "upstream root removed");
+            }
+            Action::RootTainted { id } => {
+                tracing::warn!(%trust_domain, root = id, "upstream root tainted");
+            }
             Action::Tainted { id } => {
                 tracing::warn!(%trust_domain, %kind, authority = id, "authority tainted");
             }
@@ -558,7 +671,7 @@ impl Live {
                 let issuer = X509Issuer::new(
                     trust_domain,
                     certificate.clone(),
-                    Vec::new(),
+                    authority.upstream().unwrap_or_default().to_vec(),
                     signer,
                     settings,
                 )?;
@@ -592,6 +705,12 @@ impl Live {
         let state = &self.state;
         self.x509.retain(|id, _| needed(&state.x509, id));
         self.jwt.retain(|id, _| needed(&state.jwt, id));
+    }
+}
+
+fn too_many(what: &str) -> UpstreamError {
+    UpstreamError::Unusable {
+        reason: format!("more than {MAX_UPSTREAM_CERTIFICATES} {what}"),
     }
 }
 

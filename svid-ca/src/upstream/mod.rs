@@ -1,0 +1,119 @@
+//! Upstream authorities: who certifies a trust domain's own authorities where they are not their own root.
+//!
+//! With one, each X.509 authority of a [`TrustDomainCa`](crate::TrustDomainCa) is an intermediate that the upstream
+//! signed, its chain is handed to workloads without the root, and the bundle holds the upstream's roots. JWT
+//! authorities know no chains: theirs are published in the own bundle alone.
+
+mod disk;
+mod in_process;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use spiffe_core::bundle::{X509Authorities, X509Authority};
+use spiffe_core::pki_types::CertificateDer;
+use spiffe_core::verify::{PeerRole, X509Verifier};
+use spiffe_core::{BoxFuture, Bundle, BundleSet, SpiffeId, Timestamp};
+
+pub use disk::{DiskFiles, DiskUpstream, MAX_UPSTREAM_FILE_BYTES};
+pub use in_process::InProcessUpstream;
+
+use crate::error::UpstreamError;
+use crate::issuer::X509Issuer;
+use crate::params::X509SvidParams;
+
+/// The most certificates of a minted chain, and the most roots: beyond what verifiers look at.
+pub const MAX_UPSTREAM_CERTIFICATES: usize = 100;
+
+/// Certifies the authorities of a trust domain.
+pub trait UpstreamAuthority: fmt::Debug + Send + Sync + 'static {
+    /// Signs the certificate of an intermediate authority.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError`]; it is asked again at the next tick.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future may have signed a certificate that nobody uses.
+    fn mint<'a>(
+        &'a self,
+        request: &'a MintRequest,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Result<MintedAuthority, UpstreamError>>;
+
+    /// The roots as the upstream knows them now, the tainted ones marked; asked for at every tick.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError`]; the roots known before stay in the bundle.
+    fn roots(&self, now: Timestamp) -> BoxFuture<'_, Result<Vec<X509Authority>, UpstreamError>>;
+}
+
+/// What an upstream is asked to sign.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MintRequest {
+    /// A signing request in DER: subject, one URI name, the trust domain's own SPIFFE ID, and proof of possession.
+    pub csr: Vec<u8>,
+    /// The lifetime that is wished for.
+    pub ttl: Duration,
+}
+
+impl MintRequest {
+    /// A request for so long a life.
+    pub fn new(csr: impl Into<Vec<u8>>, ttl: Duration) -> Self {
+        Self {
+            csr: csr.into(),
+            ttl,
+        }
+    }
+}
+
+/// What an upstream signed.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct MintedAuthority {
+    /// The new intermediate, then those above it, without the root.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The upstream's roots.
+    pub roots: Vec<X509Authority>,
+}
+
+impl MintedAuthority {
+    /// A chain and the roots above it.
+    pub fn new(
+        chain: impl IntoIterator<Item = CertificateDer<'static>>,
+        roots: impl IntoIterator<Item = X509Authority>,
+    ) -> Self {
+        Self {
+            chain: chain.into_iter().collect(),
+            roots: roots.into_iter().collect(),
+        }
+    }
+}
+
+/// Shows by a throw-away SVID that what `issuer` signs verifies under `roots`: whatever is wrong with the chain, its
+/// lengths, names or times, is found out before anybody depends on it.
+pub(crate) async fn prove(
+    issuer: &X509Issuer,
+    roots: &[X509Authority],
+    now: Timestamp,
+) -> Result<(), UpstreamError> {
+    let unusable = |reason: String| UpstreamError::Unusable { reason };
+    let settings = issuer.settings();
+    let trust_domain = issuer.trust_domain();
+    // A path that no workload has.
+    let id = SpiffeId::parse(&format!("{}/spiffe/throwaway", trust_domain.id()))
+        .map_err(|error| unusable(error.to_string()))?;
+    let key = issuer.public_key();
+    let issued = issuer.issue(&X509SvidParams::new(id), key, now).await?;
+    let roots: X509Authorities = roots.iter().cloned().collect();
+    let bundle = Bundle::new(trust_domain.clone()).with_x509_authorities(roots);
+    let bundles: BundleSet = [Arc::new(bundle)].into_iter().collect();
+    X509Verifier::new(&*settings.crypto)
+        .verify(&issued.chain, &bundles, now, PeerRole::Client)
+        .map_err(|error| unusable(error.to_string()))?;
+    Ok(())
+}
