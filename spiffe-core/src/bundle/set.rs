@@ -4,12 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Bundle;
+use foldhash::fast::RandomState;
+
 use crate::{TrustDomain, TrustDomainRef};
 
 /// Bundles by trust domain; looking one up costs the same however many there are.
 #[derive(Clone, Debug, Default)]
 pub struct BundleSet {
-    bundles: HashMap<TrustDomain, Arc<Bundle>>,
+    /// Each set has its own seed; the names come from whoever is trusted to name trust domains.
+    bundles: HashMap<TrustDomain, Arc<Bundle>, RandomState>,
 }
 
 impl BundleSet {
