@@ -129,6 +129,9 @@ pub enum IssueError {
     /// The public key is refused.
     #[error(transparent)]
     Key(#[from] PublicKeyError),
+    /// It was not recorded, so it was not released.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// No authority is active: SPIFFE-ID §3.1.
     #[error("the trust domain has no active authority to sign with")]
     NoAuthority,
@@ -310,6 +313,44 @@ pub enum StateError {
     },
 }
 
+/// Why the issuance log takes no record, or does not hold together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// A record does not follow from the one before.
+    #[error("the issuance log {path} is broken at line {line}: {reason}")]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It does not end with a record, so it cannot be continued.
+    #[error("the issuance log {path} does not hold records; move it away to begin a new one")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file system refused.
+    #[error("the issuance log {path} cannot be {action}: {reason}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried, such as `written`.
+        action: &'static str,
+        /// What the system says.
+        reason: String,
+    },
+    /// A sync failed earlier.
+    #[error("the issuance log {path} may have lost records; see to the disk, and start again")]
+    Lost {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
 /// Why the life of authorities does not take the step asked for. The state is as before.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -380,6 +421,9 @@ pub enum CaError {
     /// The key manager failed.
     #[error(transparent)]
     Keys(#[from] KeyManagerError),
+    /// The issuance log cannot be continued.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// The life cycle does not allow it.
     #[error(transparent)]
     Lifecycle(#[from] LifecycleError),

@@ -4,7 +4,8 @@
 //! its authorities follow each other as [`TrustDomainCa::tick`] is called. [`InProcessSource`] holds one workload's
 //! SVID from it, for a program that is its own CA. Below them, each usable alone: [`issuer::X509Issuer`] and
 //! [`jwt::JwtIssuer`] sign under one authority, [`authority::State`] is the life cycle as a pure function,
-//! [`keys::KeyManager`] keeps private keys, [`state::StateDir`] what must survive a restart, and an
+//! [`keys::KeyManager`] keeps private keys, [`state::StateDir`] what must survive a restart,
+//! [`log::IssuanceLog`] what was signed, and an
 //! [`upstream::UpstreamAuthority`] certifies authorities that are not their own root.
 //!
 //! ```
@@ -41,6 +42,7 @@ pub mod error;
 pub mod issuer;
 pub mod jwt;
 pub mod keys;
+pub mod log;
 mod name;
 pub mod params;
 mod profile;

@@ -29,6 +29,8 @@ pub struct X509SvidParams {
     pub ttl: Option<Duration>,
     /// The operator's hint, which travels with the SVID and is not part of the certificate: Workload API §8.
     pub hint: Option<String>,
+    /// Why it is issued, such as the entry, for the issuance log.
+    pub reason: Option<String>,
 }
 
 impl X509SvidParams {
@@ -39,6 +41,7 @@ impl X509SvidParams {
             dns_names: Vec::new(),
             ttl: None,
             hint: None,
+            reason: None,
         }
     }
 
@@ -60,6 +63,13 @@ impl X509SvidParams {
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<Option<String>>) -> Self {
         self.hint = hint.into();
+        self
+    }
+
+    /// The same with this reason in the issuance log.
+    #[must_use]
+    pub fn with_reason(mut self, reason: impl Into<Option<String>>) -> Self {
+        self.reason = reason.into();
         self
     }
 }
@@ -145,6 +155,8 @@ pub struct JwtSvidParams {
     pub token_id: bool,
     /// The operator's hint, which travels with the SVID and is not part of the token: Workload API §8.
     pub hint: Option<String>,
+    /// Why it is issued, such as the entry, for the issuance log.
+    pub reason: Option<String>,
 }
 
 impl JwtSvidParams {
@@ -156,6 +168,7 @@ impl JwtSvidParams {
             ttl: None,
             token_id: false,
             hint: None,
+            reason: None,
         }
     }
 
@@ -187,6 +200,13 @@ impl JwtSvidParams {
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<Option<String>>) -> Self {
         self.hint = hint.into();
+        self
+    }
+
+    /// The same with this reason in the issuance log.
+    #[must_use]
+    pub fn with_reason(mut self, reason: impl Into<Option<String>>) -> Self {
+        self.reason = reason.into();
         self
     }
 }

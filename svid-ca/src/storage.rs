@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -46,6 +46,49 @@ pub trait Storage: fmt::Debug + Send + Sync + 'static {
     ///
     /// What the system says.
     fn sync_directory(&self) -> io::Result<()>;
+
+    /// Writes at a file's end, making it for its owner alone where there is none. What a failure leaves there, is cut
+    /// off with [`Self::truncate`].
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    fn append(&self, name: &str, contents: &[u8]) -> io::Result<()>;
+
+    /// A file's length in bytes; `None` when there is no such file.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    fn length(&self, name: &str) -> io::Result<Option<u64>>;
+
+    /// At most `limit` bytes of a file from `offset` on; fewer only at its end, none when there is no such file.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    fn read_at(&self, name: &str, offset: u64, limit: usize) -> io::Result<Vec<u8>>;
+
+    /// Cuts a file to this length.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    fn truncate(&self, name: &str, length: u64) -> io::Result<()>;
+
+    /// Deletes a file.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// The names of all files, in no order.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    fn list(&self) -> io::Result<Vec<String>>;
 }
 
 /// A file as it was read.
@@ -151,6 +194,49 @@ impl Storage for Directory {
     fn sync_directory(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
     }
+
+    fn append(&self, name: &str, contents: &[u8]) -> io::Result<()> {
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(self.path(name))?
+            .write_all(contents)
+    }
+
+    fn length(&self, name: &str) -> io::Result<Option<u64>> {
+        match fs::metadata(self.path(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            found => Ok(Some(found?.len())),
+        }
+    }
+
+    fn read_at(&self, name: &str, offset: u64, limit: usize) -> io::Result<Vec<u8>> {
+        let mut file = match File::open(self.path(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            opened => opened?,
+        };
+        file.seek(SeekFrom::Start(offset))?;
+        let mut contents = Vec::new();
+        file.take(limit as u64).read_to_end(&mut contents)?;
+        Ok(contents)
+    }
+
+    fn truncate(&self, name: &str, length: u64) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(self.path(name))?;
+        file.set_len(length)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path(name))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let names = fs::read_dir(&self.path)?
+            .map(|entry| Ok(entry?.file_name().into_string().ok()))
+            .collect::<io::Result<Vec<_>>>()?;
+        Ok(names.into_iter().flatten().collect())
+    }
 }
 
 #[cfg(test)]
@@ -200,6 +286,30 @@ mod tests {
 
         fn sync_directory(&self) -> io::Result<()> {
             self.step("sync directory".into())
+        }
+
+        fn append(&self, name: &str, _: &[u8]) -> io::Result<()> {
+            self.step(format!("append {name}"))
+        }
+
+        fn length(&self, _: &str) -> io::Result<Option<u64>> {
+            Ok(None)
+        }
+
+        fn read_at(&self, _: &str, _: u64, _: usize) -> io::Result<Vec<u8>> {
+            Ok(Vec::new())
+        }
+
+        fn truncate(&self, name: &str, _: u64) -> io::Result<()> {
+            self.step(format!("truncate {name}"))
+        }
+
+        fn remove(&self, name: &str) -> io::Result<()> {
+            self.step(format!("remove {name}"))
+        }
+
+        fn list(&self) -> io::Result<Vec<String>> {
+            Ok(Vec::new())
         }
     }
 

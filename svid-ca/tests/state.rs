@@ -95,10 +95,10 @@ fn mode(path: &Path) -> u32 {
 fn the_directory_and_its_files_are_their_owners_alone() {
     let place = Place::used();
     assert_eq!(mode(&place.path()), 0o700);
-    for name in ["lock", "journal.json", "keys.json"] {
+    for name in ["lock", "journal.json", "keys.json", "issuance.log"] {
         assert_eq!(mode(&place.file(name)), 0o600, "{name}");
     }
-    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 3);
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 4);
 }
 
 #[test]
@@ -487,6 +487,30 @@ impl Storage for Full {
 
     fn sync_directory(&self) -> io::Result<()> {
         self.directory.sync_directory()
+    }
+
+    fn append(&self, name: &str, contents: &[u8]) -> io::Result<()> {
+        self.directory.append(name, contents)
+    }
+
+    fn length(&self, name: &str) -> io::Result<Option<u64>> {
+        self.directory.length(name)
+    }
+
+    fn read_at(&self, name: &str, offset: u64, limit: usize) -> io::Result<Vec<u8>> {
+        self.directory.read_at(name, offset, limit)
+    }
+
+    fn truncate(&self, name: &str, length: u64) -> io::Result<()> {
+        self.directory.truncate(name, length)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.directory.remove(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.directory.list()
     }
 }
 

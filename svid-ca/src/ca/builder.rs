@@ -14,6 +14,7 @@ use crate::authority::{Evidence, Kind, Rollover, State, Status};
 use crate::error::{CaError, IssuerError, StateError};
 use crate::issuer::IssuerSettings;
 use crate::keys::{DiskKeys, KeyManager, MemoryKeys};
+use crate::log::{IssuanceLog, LogLimits};
 use crate::name::DistinguishedName;
 use crate::profile::Profile;
 use crate::public_key::KeyPolicy;
@@ -95,7 +96,7 @@ impl TrustDomainCaBuilder {
         self
     }
 
-    /// What survives a restart goes there.
+    /// What survives a restart goes there, and the issuance log.
     pub fn state_dir(mut self, directory: StateDir) -> Self {
         self.state_dir = Some(directory);
         self
@@ -198,6 +199,14 @@ impl TrustDomainCaBuilder {
             }
         }
         state.forget_what_was_signed();
+        let log = match &self.state_dir {
+            Some(directory) => Some(IssuanceLog::open(
+                directory.storage().clone(),
+                self.settings.crypto.clone(),
+                LogLimits::default(),
+            )?),
+            None => None,
+        };
         let inner = Inner {
             live: Mutex::new(Live {
                 bundle: Arc::new(Bundle::new(self.trust_domain.clone())),
@@ -211,6 +220,7 @@ impl TrustDomainCaBuilder {
             keys,
             state_dir: self.state_dir,
             upstream: self.upstream,
+            log,
             publisher: Publisher::new(),
             maintenance: futures_util::lock::Mutex::new(()),
         };

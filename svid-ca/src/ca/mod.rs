@@ -27,6 +27,7 @@ use crate::issuer::{
 };
 use crate::jwt::{IssuedJwt, JwtIssuer};
 use crate::keys::KeyManager;
+use crate::log::{Entry, IssuanceLog, What};
 
 use crate::name::DistinguishedName;
 use crate::params::{IntermediateParams, JwtSvidParams, X509SvidParams};
@@ -58,6 +59,7 @@ struct Inner {
     keys: Arc<dyn KeyManager>,
     state_dir: Option<StateDir>,
     upstream: Option<Arc<dyn UpstreamAuthority>>,
+    log: Option<IssuanceLog>,
     publisher: Publisher,
     live: Mutex<Live>,
     /// Held by whoever changes authorities, also while a key is made; never by those who issue.
@@ -157,7 +159,33 @@ impl TrustDomainCa {
         now: Timestamp,
     ) -> Result<IssuedX509, IssueError> {
         let (issuer, validity) = self.x509_issuer(|issuer| issuer.validity(params, now))?;
-        issuer.issue_for(params, public_key, validity).await
+        let issued = issuer.issue_for(params, public_key, validity).await?;
+        self.record(
+            &Entry {
+                what: What::X509,
+                id: issued.id.as_str(),
+                reason: params.reason.as_deref(),
+                authority: &issued.authority,
+                expires: issued.not_after,
+                serial: Some(&issued.serial),
+                signed: issued.chain.first().map_or(&[], |leaf| leaf),
+            },
+            now,
+        )?;
+        Ok(issued)
+    }
+
+    /// Into the log before it is released.
+    fn record(&self, entry: &Entry<'_>, now: Timestamp) -> Result<(), IssueError> {
+        if let Some(log) = &self.inner.log {
+            log.append(entry, now)?;
+        }
+        Ok(())
+    }
+
+    /// The issuance log, where there is a state directory to hold it.
+    pub fn issuance_log(&self) -> Option<&IssuanceLog> {
+        self.inner.log.as_ref()
     }
 
     /// Who signs now, and from when to when; noted before it is signed, so that the authority cannot be retired in
@@ -196,9 +224,22 @@ impl TrustDomainCa {
     ) -> Result<IssuedIntermediate, IssueError> {
         let (issuer, validity) =
             self.x509_issuer(|issuer| issuer.intermediate_validity(params, now))?;
-        issuer
+        let issued = issuer
             .issue_intermediate_for(params, public_key, validity)
-            .await
+            .await?;
+        self.record(
+            &Entry {
+                what: What::Intermediate,
+                id: self.trust_domain().id().as_str(),
+                reason: params.reason.as_deref(),
+                authority: &issued.authority,
+                expires: issued.not_after,
+                serial: Some(&issued.serial),
+                signed: issued.chain.first().map_or(&[], |own| own),
+            },
+            now,
+        )?;
+        Ok(issued)
     }
 
     /// Makes a key and issues an X.509-SVID for it.
@@ -253,7 +294,20 @@ impl TrustDomainCa {
             live.state.note_signed(Kind::Jwt, validity.not_after);
             (issuer, validity)
         };
-        issuer.issue_for(params, validity).await
+        let issued = issuer.issue_for(params, validity).await?;
+        self.record(
+            &Entry {
+                what: What::Jwt,
+                id: issued.id.as_str(),
+                reason: params.reason.as_deref(),
+                authority: &issued.authority,
+                expires: issued.expires_at,
+                serial: None,
+                signed: issued.token.as_bytes(),
+            },
+            now,
+        )?;
+        Ok(issued)
     }
 
     /// Lets time pass: prepares authorities when theirs is due, activates them when the evidence suffices or the
@@ -274,6 +328,9 @@ impl TrustDomainCa {
         // An upstream that fails hinders no JWT authorities.
         let x509 = self.settle(Kind::X509, now, evidence, &mut events).await;
         self.settle(Kind::Jwt, now, evidence, &mut events).await?;
+        if let Some(log) = &self.inner.log {
+            log.sync()?;
+        }
         x509.map(|()| events)
     }
 
@@ -472,6 +529,18 @@ impl TrustDomainCa {
                     }
                 })?;
                 let id = hex(authority.subject_key_id().unwrap_or_default());
+                self.record(
+                    &Entry {
+                        what: What::Authority,
+                        id: inner.trust_domain.id().as_str(),
+                        reason: None,
+                        authority: &id,
+                        expires: not_after,
+                        serial: None,
+                        signed: &certificate,
+                    },
+                    now,
+                )?;
                 (id, PublicHalf::Certificate(certificate))
             }
             Kind::Jwt => {
