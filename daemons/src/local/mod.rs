@@ -361,6 +361,7 @@ fn refusal(error: IssueError) -> AuthorityError {
     match error {
         IssueError::AuthorityExpired { .. }
         | IssueError::AuthorityNotYetValid { .. }
+        | IssueError::Log(_)
         | IssueError::NoAuthority
         | IssueError::Random(_)
         | IssueError::Signer { .. } => AuthorityError::unavailable(error.to_string()),
