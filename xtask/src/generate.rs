@@ -1,13 +1,15 @@
-//! `cargo xtask gen`: writes the committed Rust of `proto/src/` from `proto/proto/`.
+//! `cargo xtask gen`: writes the conformance page, and the committed Rust of `proto/src/` from `proto/proto/`.
 //!
-//! The work is done by the crate in `xtask/gen`, a program of its own so that its dependencies are built only when needed.
+//! The latter is done by the crate in `xtask/gen`, a program of its own so that its dependencies are built only when needed.
 
 use std::path::Path;
 
+use crate::conformance;
 use crate::run::{self, Failure};
 
 pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
     run::expect_no_arguments("gen", args)?;
+    conformance::generate(&run::root())?;
     generate_into(&run::root().join(GENERATED))
 }
 
@@ -39,5 +41,6 @@ pub(crate) const GENERATED: &str = "proto/src";
 pub(crate) const HELP: &str = "\
 Usage: cargo xtask gen
 
-Writes the Rust of proto/src/ from the definitions in proto/proto/. No protoc is needed. Commit what changed.
+Writes the Rust of proto/src/ from the definitions in proto/proto/, and docs/reference/conformance.md from the rows beside it.
+No protoc is needed. Commit what changed.
 ";

@@ -3,6 +3,7 @@
 
 mod bench;
 mod check;
+mod conformance;
 mod generate;
 mod interop;
 mod run;
@@ -84,8 +85,8 @@ const VERBS: &[Verb] = &[
 const HELP: &str = "\
 Usage: cargo xtask VERB [ARGUMENTS]
 
-  gen       write the committed Rust of proto/ from its definitions
-  check     what compilers do not: generated code, links, file heads, code in documents
+  gen       write what is generated and committed: the Rust of proto/, the conformance page
+  check     what compilers do not: generated code, links, file heads, code in documents, conformance
   bench     measure ours beside the peer or the floor, one table
   interop   our programs against foreign ones
   soak      the long forms of what CI runs briefly

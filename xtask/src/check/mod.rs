@@ -12,6 +12,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::conformance;
 use crate::run::{self, Failure};
 
 pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
@@ -23,6 +24,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
         ("links", links::check(&root, &files)?),
         ("file heads", heads::check(&root, &files)?),
         ("code in documents", code::check(&root, &files)?),
+        ("conformance", conformance::check(&root)?),
     ];
     let mut findings = 0;
     for (part, found) in parts {
@@ -80,6 +82,8 @@ Fails, naming each file, when
         <!-- from: examples/src/bin/helloworld_server.rs#serve -->
     which names a file and the region between `// ANCHOR: serve` and `// ANCHOR_END: serve` in it (without `#...` the
     whole file). Inside documentation comments the region is read without `///` or `//!` and without hidden lines.
+  - a row of docs/reference/conformance.tsv names a test that does not exist or does not run, or claims more than it
+    names, or the page beside it is not what `cargo xtask gen` writes.
 ";
 
 #[cfg(test)]
