@@ -9,6 +9,10 @@ use std::process::ExitCode;
 use spiffe_tls::TlsStream;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 
+/// How policies are written, for the programs' help.
+pub const POLICY_FORMS: &str =
+    "any, id:<ID>, ids:<ID>,<ID>, domain:<name>, prefix:<ID>/ or pattern:<ID with *>, joined by |";
+
 /// The longest line that either side reads: a greeting and an ID of 2048 bytes.
 const MAX_LINE_BYTES: u64 = 4096;
 

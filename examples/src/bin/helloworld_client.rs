@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use spiffe_examples::{exit, greet, log_to_stderr};
+use spiffe_examples::{POLICY_FORMS, exit, greet, log_to_stderr};
 use spiffe_tls::{Mtls, Policy};
 use spiffe_workload_client::X509Source;
 use tokio::net::TcpStream;
@@ -17,8 +17,8 @@ struct Arguments {
     /// Address of the server.
     #[arg(long, default_value = "127.0.0.1:8443")]
     connect: String,
-    /// Servers to talk to: any, id:<ID>, ids:<ID>,<ID>, domain:<name>, prefix:<ID>/, pattern:<ID with *>, joined by |.
-    #[arg(long)]
+    /// Peers to talk to, in the text form of policies.
+    #[arg(long, help = format!("Servers to talk to: {POLICY_FORMS}"))]
     authorize: Policy,
 }
 

@@ -7,7 +7,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use spiffe_examples::{answer, answer_http, exit, interrupted, log_to_stderr};
+use spiffe_examples::{POLICY_FORMS, answer, answer_http, exit, interrupted, log_to_stderr};
 use spiffe_tls::{Mtls, Policy};
 use spiffe_workload_client::X509Source;
 use tokio::net::TcpListener;
@@ -18,9 +18,8 @@ struct Arguments {
     /// Address to listen on; port 0 lets the system choose.
     #[arg(long, default_value = "127.0.0.1:8443")]
     listen: String,
-    /// Clients that may connect: any, id:<ID>, ids:<ID>,<ID>, domain:<name>, prefix:<ID>/, pattern:<ID with *>,
-    /// joined by |.
-    #[arg(long)]
+    /// Peers to talk to, in the text form of policies.
+    #[arg(long, help = format!("Clients that may connect: {POLICY_FORMS}"))]
     authorize: Policy,
     /// Answer HTTP/1.1 requests, for curl.
     #[arg(long)]
