@@ -138,7 +138,10 @@ fn alert_for(reason: &RefusalReason) -> CertificateError {
             X509Error::NotYetValid { .. } => CertificateError::NotValidYet,
             X509Error::Certificate(_) => CertificateError::BadEncoding,
             X509Error::BadSignature => CertificateError::BadSignature,
-            X509Error::ExtendedKeyUsage => CertificateError::InvalidPurpose,
+            X509Error::ExtendedKeyUsage | X509Error::IssuerExtendedKeyUsage => {
+                CertificateError::InvalidPurpose
+            }
+            X509Error::Revoked => CertificateError::Revoked,
             X509Error::TrustDomainUnknown { .. }
             | X509Error::NoAuthorities { .. }
             | X509Error::Untrusted { .. } => CertificateError::UnknownIssuer,
