@@ -80,3 +80,60 @@ const SIGNATURES: [AlgorithmIdentifier; 10] = [
     alg_id::RSA_PSS_SHA384,
     alg_id::RSA_PSS_SHA512,
 ];
+
+#[cfg(test)]
+mod tests {
+    use rustls_pki_types::InvalidSignature;
+
+    use super::*;
+
+    /// An algorithm that finds every signature good.
+    #[derive(Debug)]
+    struct Offered(AlgorithmIdentifier, AlgorithmIdentifier);
+
+    impl SignatureVerificationAlgorithm for Offered {
+        fn verify_signature(&self, _: &[u8], _: &[u8], _: &[u8]) -> Result<(), InvalidSignature> {
+            Ok(())
+        }
+
+        fn public_key_alg_id(&self) -> AlgorithmIdentifier {
+            self.0
+        }
+
+        fn signature_alg_id(&self) -> AlgorithmIdentifier {
+            self.1
+        }
+    }
+
+    #[track_caller]
+    fn check(key: AlgorithmIdentifier, signature: AlgorithmIdentifier, used: bool) {
+        let offered: &'static Offered = Box::leak(Box::new(Offered(key, signature)));
+        let accepted = Algorithms::new(&[offered]);
+        assert_eq!(accepted.as_slice().len(), usize::from(used));
+    }
+
+    #[test]
+    fn what_is_offered_beyond_the_list_is_not_used() {
+        const SHA1_RSA: AlgorithmIdentifier = AlgorithmIdentifier::from_slice(
+            b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x05\x05\x00",
+        );
+        const SHA256_RSA_BARE: AlgorithmIdentifier =
+            AlgorithmIdentifier::from_slice(b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b");
+        const SHA1_ECDSA: AlgorithmIdentifier =
+            AlgorithmIdentifier::from_slice(b"\x06\x07\x2a\x86\x48\xce\x3d\x04\x01");
+        const P224: AlgorithmIdentifier = AlgorithmIdentifier::from_slice(
+            b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x21",
+        );
+        check(alg_id::ECDSA_P256, alg_id::ECDSA_SHA256, true);
+        check(alg_id::ECDSA_P256, SHA1_ECDSA, false);
+        check(P224, alg_id::ECDSA_SHA256, false);
+        check(alg_id::ECDSA_P256K1, alg_id::ECDSA_SHA256, false);
+        check(alg_id::RSA_ENCRYPTION, alg_id::RSA_PKCS1_SHA256, true);
+        check(alg_id::RSA_ENCRYPTION, SHA256_RSA_BARE, true);
+        check(alg_id::RSA_ENCRYPTION, alg_id::RSA_PSS_SHA512, true);
+        check(alg_id::RSA_ENCRYPTION, SHA1_RSA, false);
+        check(alg_id::ED25519, alg_id::ED25519, true);
+        check(alg_id::ED448, alg_id::ED448, false);
+        check(alg_id::ML_DSA_65, alg_id::ML_DSA_65, false);
+    }
+}
