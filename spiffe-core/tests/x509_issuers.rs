@@ -205,6 +205,14 @@ fn a_lower_path_length_is_not_raised_further_down() {
     check(&chain(leaf_params(ID), &[&upper, &top]), &of_a, Ok(ID));
     let too_long = chain(leaf_params(ID), &[&lower, &upper, &top]);
     check(&too_long, &of_a, Err(Rule::PathLength));
+    // Nor is a higher one from above of use below a lower one.
+    let top = root(limited("root", 5));
+    let upper = intermediate(limited("upper", 0), &top);
+    let lower = intermediate(ca_params("lower"), &upper);
+    let of_a = bundles(&[("a", &[&top])]);
+    check(&chain(leaf_params(ID), &[&upper, &top]), &of_a, Ok(ID));
+    let too_long = chain(leaf_params(ID), &[&lower, &upper, &top]);
+    check(&too_long, &of_a, Err(Rule::PathLength));
 }
 
 #[test]
@@ -506,11 +514,66 @@ fn a_warm_intermediate_costs_one_signature_check() {
         [meter.cost(&inside, &of_a), meter.cost(&inside, &of_a)],
         [2, 1]
     );
-    let both = bundles(&[("a", &[&top]), ("b", &[&top])]);
+    // Even where two trust domains share one set of authorities, and so what is remembered under it.
+    let shared = Arc::new(X509Authorities::from_certificates([top.der().clone()]));
+    let both: BundleSet = ["a", "b"]
+        .map(|name| {
+            Bundle::new(TrustDomain::parse(name).unwrap()).with_x509_authorities(shared.clone())
+        })
+        .into_iter()
+        .collect();
     let outside = chain(leaf_params("spiffe://b/x"), &[&confined, &top]);
-    meter.cost(&inside, &both);
+    assert_eq!(
+        [meter.cost(&inside, &both), meter.cost(&inside, &both)],
+        [2, 1]
+    );
     let (verdict, _) = meter.verify(&outside, &both);
     assert_eq!(verdict.unwrap_err().rule(), Rule::PathNameConstraints);
+}
+
+#[test]
+fn what_is_sent_twice_or_is_the_authority_costs_nothing_in_vain() {
+    let top = root(ca_params("root"));
+    let middle = intermediate(ca_params("middle"), &top);
+    let stranger = root(ca_params("middle"));
+    let mut sent = chain(leaf_params(ID), &[&stranger]);
+    sent.extend([&middle, &top, &middle, &top, &middle].map(|one| one.der().clone()));
+    let (verdict, checks) = Meter::new().verify(&sent, &bundles(&[("a", &[&top])]));
+    assert_eq!(verdict.unwrap_err().rule(), Rule::PathBadSignature);
+    assert_eq!(checks, 2);
+}
+
+#[test]
+fn the_better_of_two_authorities_with_one_name_and_key_is_found() {
+    let pair = key();
+    let signed = |params: &CertificateParams| sign(params, &pair, params, &pair);
+    let plain = ca_params("root");
+    let mut short = plain.clone();
+    short.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+    let mut servers = plain.clone();
+    servers.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let elsewhere = confined(plain.clone(), &["b"]);
+    let by = rcgen::Issuer::from_params(&plain, &pair);
+    let high = CertifiedIssuer::signed_by(ca_params("high"), key(), &by).unwrap();
+    let low = intermediate(ca_params("low"), &high);
+    let sent = chain(leaf_params(ID), &[&low, &high, &high]);
+    let judge = |tops: &[&CertificateParams], expected| {
+        let tops = tops.iter().map(|params| signed(params));
+        let of_a: BundleSet = [Bundle::new(TrustDomain::parse("a").unwrap())
+            .with_x509_authorities(X509Authorities::from_certificates(tops))]
+        .into_iter()
+        .collect();
+        check(&sent, &of_a, expected);
+    };
+    for (worse, rule) in [
+        (&short, Rule::PathLength),
+        (&servers, Rule::PathExtendedKeyUsage),
+        (&elsewhere, Rule::PathNameConstraints),
+    ] {
+        judge(&[worse], Err(rule));
+        judge(&[worse, &plain], Ok(ID));
+        judge(&[&plain, worse], Ok(ID));
+    }
 }
 
 #[test]
