@@ -59,7 +59,8 @@ async fn main() -> ExitCode {
     match outcome {
         Ok(world) => {
             if arguments.keep {
-                world.announce();
+                // With JSON the object above has the endpoint, and nothing else belongs on that stream.
+                report.say(&world.announcement());
                 // Nothing is left to be reported; the directory goes either way.
                 let _ = interrupted().await;
             }

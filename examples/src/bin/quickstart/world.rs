@@ -89,9 +89,12 @@ impl World {
         format!("SPIFFE_ENDPOINT_SOCKET=unix://{}", socket.display())
     }
 
-    pub(crate) fn announce(&self) {
-        println!("export {}", self.environment());
-        println!("the Workload APIs stay up until Ctrl-C");
+    /// What to do with the Workload APIs while they are kept up.
+    pub(crate) fn announcement(&self) -> String {
+        format!(
+            "export {}\nthe Workload APIs stay up until Ctrl-C",
+            self.environment()
+        )
     }
 
     /// Ends the sources, then drains the Workload APIs; the directory goes with them.
