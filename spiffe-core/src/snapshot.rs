@@ -332,8 +332,9 @@ impl Publisher {
 
     /// Registers a step that derives a `T` from every snapshot, beginning with the current one.
     ///
-    /// The step runs while a revision is being published: it must not block and must not publish. It ends when the
-    /// returned handle and its clones are dropped.
+    /// The step runs while a revision is being published: it must not block, publish, or derive. It ends when the
+    /// returned handle and its clones are dropped, and what it derived goes with it, so that handles may come and go on
+    /// a source that never changes.
     ///
     /// # Errors
     ///
@@ -445,8 +446,19 @@ struct Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        // What was derived goes with the next revision; readers of this one may still hold it.
-        lock(&self.publisher.shared.steps).live.remove(&self.number);
+        let shared = &self.publisher.shared;
+        let mut steps = lock(&shared.steps);
+        let step = steps.live.remove(&self.number);
+        let before = self.publisher.load();
+        let mut derived = before.derived.clone();
+        derived.remove(&self.number);
+        shared.current.store(Arc::new(Published {
+            snapshot: before.snapshot.clone(),
+            derived,
+        }));
+        drop(steps);
+        // Both may hold the last handle of another step, whose drop takes the lock again.
+        drop((step, before));
     }
 }
 

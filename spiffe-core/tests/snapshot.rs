@@ -88,6 +88,40 @@ fn a_rejected_snapshot_is_never_seen() {
 }
 
 #[test]
+fn what_is_derived_goes_with_its_last_handle() {
+    let publisher = Publisher::new();
+    let weight = Arc::new(());
+    let derive = || {
+        let weight = weight.clone();
+        publisher.derive(move |_| Ok(weight.clone())).unwrap()
+    };
+    let (kept, dropped) = (derive(), derive());
+    let copy = dropped.clone();
+    drop(dropped);
+    assert_eq!(Arc::strong_count(&weight), 5, "two steps, two values, ours");
+    assert!(Arc::ptr_eq(&copy.load().1, &copy.load().1));
+    drop(copy);
+    assert_eq!(Arc::strong_count(&weight), 3, "no revision came meanwhile");
+    assert!(Arc::ptr_eq(&*kept.load().1, &weight));
+}
+
+#[test]
+fn a_step_may_hold_the_last_handle_of_another() {
+    let publisher = Publisher::new();
+    let inner = publisher.derive(|_| Ok(1)).unwrap();
+    let outer = publisher
+        .derive({
+            let inner = inner.clone();
+            move |_| Ok(inner.clone())
+        })
+        .unwrap();
+    drop(inner);
+    publisher.publish([], BundleSet::new()).unwrap();
+    drop(outer);
+    publisher.publish([], BundleSet::new()).unwrap();
+}
+
+#[test]
 fn the_trust_revision_counts_changes_of_authorities_only() {
     let (one, two) = (root(ca_params("one")), root(ca_params("two")));
     let publisher = Publisher::new();
