@@ -315,7 +315,11 @@ impl Clock for SystemClock {
     }
 
     fn sleep_until(&self, deadline: Duration) -> BoxFuture<'static, ()> {
-        Box::pin(tokio::time::sleep_until((Self::start() + deadline).into()))
+        match Self::start().checked_add(deadline) {
+            Some(deadline) => Box::pin(tokio::time::sleep_until(deadline.into())),
+            // Beyond what the system can name: never.
+            None => Box::pin(std::future::pending()),
+        }
     }
 }
 
@@ -377,5 +381,13 @@ mod tests {
             time.saturating_since(Timestamp::from_unix_seconds(8)),
             Duration::new(2, 500)
         );
+    }
+
+    #[cfg(feature = "tokio")]
+    #[test]
+    fn a_deadline_beyond_what_the_system_can_name_never_comes() {
+        let mut never = SystemClock::new().sleep_until(Duration::MAX);
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(never.as_mut().poll(&mut context).is_pending());
     }
 }

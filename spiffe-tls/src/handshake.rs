@@ -156,9 +156,8 @@ impl Handshake<'_> {
         handshake: impl Future<Output = io::Result<S>>,
     ) -> Result<(S, Option<VerifiedX509>), HandshakeError> {
         let mut handshake = pin!(handshake);
-        let mut deadline = self
-            .clock
-            .sleep_until(self.clock.monotonic() + self.timeout);
+        let until = self.clock.monotonic().saturating_add(self.timeout);
+        let mut deadline = self.clock.sleep_until(until);
         let mut verified = None;
         let outcome = poll_fn(|context| {
             let (polled, judged) = verdict::during(|| handshake.as_mut().poll(context));
@@ -251,9 +250,19 @@ pub(crate) mod verdict {
     /// Runs one poll and takes the verdict that was left during it.
     pub(super) fn during<T>(poll: impl FnOnce() -> T) -> (T, Option<Verdict>) {
         // A transport that itself speaks TLS polls one handshake inside another.
-        let outer = CURRENT.replace(Some(None));
+        let outer = Outer(CURRENT.replace(Some(None)));
         let result = poll();
-        let verdict = CURRENT.replace(outer).flatten();
+        let verdict = CURRENT.take().flatten();
+        drop(outer);
         (result, verdict)
+    }
+
+    /// What was there before, put back when dropped: also when the poll panics.
+    struct Outer(Option<Option<Verdict>>);
+
+    impl Drop for Outer {
+        fn drop(&mut self) {
+            CURRENT.set(self.0.take());
+        }
     }
 }

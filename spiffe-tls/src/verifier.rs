@@ -51,7 +51,7 @@ pub(crate) struct PeerVerifier {
 }
 
 impl PeerVerifier {
-    /// Verifies, then authorises, and leaves the verdict for whoever drives the handshake.
+    /// Verifies, then authorises, and leaves the verdict for our acceptor or connector if that drives the handshake.
     fn judge(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -66,23 +66,33 @@ impl PeerVerifier {
             .collect();
         match self.decide(&chain, &snapshot, now, role) {
             Ok(peer) => {
-                verdict::leave(Ok(peer));
+                if self.is_ours() {
+                    verdict::leave(Ok(peer));
+                }
                 Ok(())
             }
             Err(reason) => {
                 let error = rustls::Error::InvalidCertificate(alert_for(&reason));
-                let chain = chain.into_iter().map(CertificateDer::into_owned).collect();
-                verdict::leave(Err(Refusal::new(
-                    reason,
-                    chain,
-                    snapshot,
-                    now,
-                    role,
-                    self.judge.clone(),
-                )));
+                if self.is_ours() {
+                    let chain = chain.into_iter().map(CertificateDer::into_owned).collect();
+                    verdict::leave(Err(Refusal::new(
+                        reason,
+                        chain,
+                        snapshot,
+                        now,
+                        role,
+                        self.judge.clone(),
+                    )));
+                }
                 Err(error)
             }
         }
+    }
+
+    /// Whether an acceptor or connector of ours drives the handshake. A plain configuration may be at work inside the
+    /// transport of one, on the same thread, and its verdict is about another peer.
+    fn is_ours(&self) -> bool {
+        matches!(self.view, View::Pinned(_))
     }
 
     fn decide(

@@ -344,3 +344,41 @@ fn a_key_that_cannot_sign_for_tls_is_refused_when_the_configuration_is_made() {
             .is_ok()
     );
 }
+
+#[tokio::test]
+async fn the_longest_timeout_is_none_at_all() {
+    let east = Domain::new("east");
+    let source = Publisher::fixed([east.svid("server", 600)], bundles(&[&east]));
+    let clock = HandClock::default();
+    clock.advance(Duration::from_secs(1));
+    let of = || {
+        Mtls::new(&source, "any".parse::<Policy>().unwrap())
+            .clock(Arc::new(clock.clone()))
+            .handshake_timeout(Duration::MAX)
+    };
+    let (connector, acceptor) = (of().connector().unwrap(), of().acceptor().unwrap());
+    let (near, far) = shake(&connector, &acceptor).await;
+    assert!(near.is_ok() && far.is_ok());
+}
+
+#[tokio::test]
+async fn a_handshake_inside_the_transport_lends_its_peer_to_nobody() {
+    let clock = HandClock::default();
+    let east = Domain::new("east");
+    let bundle = Arc::new(bundles(&[&east]));
+    let server = Publisher::fixed([east.svid("server", 600)], bundle.clone());
+    let client = Publisher::fixed([east.svid("client", 600)], bundle.clone());
+    let (acceptor, connector) = ends(&clock, &server, &client, "any", "any");
+    let tunnel = Publisher::fixed([east.svid("tunnel", 600)], bundle);
+    let of_tunnel =
+        || Mtls::new(&tunnel, "any".parse::<Policy>().unwrap()).clock(Arc::new(clock.clone()));
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let near = Tunnel {
+        inner: near,
+        client: of_tunnel().client_config().unwrap(),
+        server: of_tunnel().server_config().unwrap(),
+    };
+    let (near, far) = tokio::join!(connector.connect(near), acceptor.accept(far));
+    far.unwrap();
+    assert_eq!(near.unwrap().peer().id().path(), "/server");
+}

@@ -139,7 +139,7 @@ impl WorkloadListener {
             return None;
         };
         self.full.store(false, Ordering::Relaxed);
-        let deadline = self.clock.monotonic() + self.preface_timeout;
+        let deadline = self.clock.monotonic().saturating_add(self.preface_timeout);
         match CallerStream::new(io) {
             Ok(stream) => Some(
                 stream

@@ -6,8 +6,10 @@
     reason = "shared by test programs, each of which uses its own part"
 )]
 
+use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use rcgen::{
@@ -20,8 +22,9 @@ use spiffe_tls::spiffe_core::key::PrivateKey;
 use spiffe_tls::spiffe_core::{
     BoxFuture, Bundle, BundleSet, Clock, Timestamp, TrustDomain, X509Svid,
 };
+use spiffe_tls::rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 use spiffe_tls::{Acceptor, Connector, HandshakeError, TlsStream};
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
 pub const START: Timestamp = Timestamp::from_unix_seconds(1_795_000_000);
 
@@ -130,4 +133,58 @@ pub type Ended = Result<TlsStream<DuplexStream>, HandshakeError>;
 pub async fn shake(connector: &Connector, acceptor: &Acceptor) -> (Ended, Ended) {
     let (near, far) = tokio::io::duplex(64 * 1024);
     tokio::join!(connector.connect(near), acceptor.accept(far))
+}
+
+/// A transport that performs a whole handshake of its own, with other peers, before each write.
+pub struct Tunnel {
+    pub inner: DuplexStream,
+    pub client: Arc<ClientConfig>,
+    pub server: Arc<ServerConfig>,
+}
+
+impl Tunnel {
+    fn shake(&self) {
+        let name = "spiffe.invalid".try_into().unwrap();
+        let mut client = ClientConnection::new(self.client.clone(), name).unwrap();
+        let mut server = ServerConnection::new(self.server.clone()).unwrap();
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut wire = Vec::new();
+            client.write_tls(&mut wire).unwrap();
+            server.read_tls(&mut wire.as_slice()).unwrap();
+            server.process_new_packets().unwrap();
+            let mut wire = Vec::new();
+            server.write_tls(&mut wire).unwrap();
+            client.read_tls(&mut wire.as_slice()).unwrap();
+            client.process_new_packets().unwrap();
+        }
+    }
+}
+
+impl AsyncRead for Tunnel {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Tunnel {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.shake();
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
 }

@@ -140,7 +140,7 @@ impl Following {
     /// Waits for the first update that is enough to start with.
     pub(super) async fn ready(&self, within: Duration) -> Result<(), StartError> {
         let mut states = self.state.clone();
-        let until = self.clock.sleep_until(self.clock.monotonic() + within);
+        let until = self.clock.sleep_until(self.clock.monotonic().saturating_add(within));
         let settled = states.wait_for(|state| state.ready || state.ended_by.is_some());
         let settled = match select(pin!(settled), until).await {
             Either::Left((settled, _)) => settled.map(|state| state.clone()).ok(),
@@ -293,7 +293,7 @@ impl<F: Feed> Task<F> {
 
     /// The endpoint says that there is nothing for this workload: what is published goes after the grace.
     fn denied(&mut self) {
-        let at = self.clock.monotonic() + self.settings.grace;
+        let at = self.clock.monotonic().saturating_add(self.settings.grace);
         self.withdraw_at.get_or_insert(at);
         if self.settings.grace.is_zero() {
             self.withdraw();
