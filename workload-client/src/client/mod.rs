@@ -128,7 +128,10 @@ impl WorkloadApiClient {
 
     /// The instant by which an answer to a request sent now must be there.
     fn answer_by(&self) -> Duration {
-        self.inner.clock.monotonic().saturating_add(self.inner.deadline)
+        self.inner
+            .clock
+            .monotonic()
+            .saturating_add(self.inner.deadline)
     }
 
     /// One call with its deadline, its errors in our terms.

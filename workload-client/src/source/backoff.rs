@@ -23,15 +23,20 @@ impl Backoff {
     /// The first reconnection is immediate. A stream that did not last [`FIRST_DELAY`] does not earn the next one, so a
     /// server that answers and closes is not asked in a tight loop.
     pub(super) fn ended(&mut self, lasted: Duration, random: &dyn Random) -> Duration {
-        if lasted >= FIRST_DELAY {
-            self.failures = 0;
-        }
+        self.worked(lasted);
         if self.failures == 0 {
             self.failures = 1;
             return Duration::ZERO;
         }
         self.failures = 1;
         self.delay(0, random)
+    }
+
+    /// A stream was good for so long: failures before it are history, however it ended.
+    pub(super) fn worked(&mut self, lasted: Duration) {
+        if lasted >= FIRST_DELAY {
+            self.failures = 0;
+        }
     }
 
     /// A request failed.

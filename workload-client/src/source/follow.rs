@@ -140,7 +140,9 @@ impl Following {
     /// Waits for the first update that is enough to start with.
     pub(super) async fn ready(&self, within: Duration) -> Result<(), StartError> {
         let mut states = self.state.clone();
-        let until = self.clock.sleep_until(self.clock.monotonic().saturating_add(within));
+        let until = self
+            .clock
+            .sleep_until(self.clock.monotonic().saturating_add(within));
         let settled = states.wait_for(|state| state.ready || state.ended_by.is_some());
         let settled = match select(pin!(settled), until).await {
             Either::Left((settled, _)) => settled.map(|state| state.clone()).ok(),
@@ -219,12 +221,16 @@ impl<F: Feed> Task<F> {
                 self.denied();
             }
             let random = &*self.settings.random;
-            let delay = match (session.good_since, &error) {
-                (Some(since), ClientError::StreamEnded | ClientError::Transport { .. }) => {
-                    let lasted = self.clock.monotonic().saturating_sub(since);
+            let now = self.clock.monotonic();
+            let lasted = session.good_since.map(|since| now.saturating_sub(since));
+            let delay = match (lasted, &error) {
+                (Some(lasted), ClientError::StreamEnded | ClientError::Transport { .. }) => {
                     self.backoff.ended(lasted, random)
                 }
-                _ => self.backoff.failed(random),
+                _ => {
+                    self.backoff.worked(lasted.unwrap_or_default());
+                    self.backoff.failed(random)
+                }
             };
             if !delay.is_zero() {
                 let until = self.clock.monotonic() + delay;

@@ -22,7 +22,8 @@ use crate::update::JwtBundleReader;
 /// Follows FetchJWTBundles and publishes every update, and keeps the workload's own tokens; clones are handles to the
 /// same task and the same tokens.
 ///
-/// Loss, withdrawal, bad updates and refusals are treated as [`X509Source`](super::X509Source) treats them.
+/// Loss, withdrawal, bad updates and refusals are treated as [`X509Source`](super::X509Source) treats them; with the
+/// bundles the tokens are withdrawn.
 #[derive(Clone)]
 pub struct JwtSource {
     publisher: Publisher,
@@ -170,14 +171,16 @@ impl JwtSourceBuilder {
         let settings = self.common.settings()?;
         let client = settings.client.clone();
         let publisher = Publisher::new();
+        let tokens: Arc<Tokens> = Arc::default();
         let feed = JwtFeed {
             reader: JwtBundleReader::new(client.crypto().clone()),
             publisher: publisher.clone(),
+            tokens: tokens.clone(),
         };
         Ok(JwtSource {
             publisher,
             following: Arc::new(Following::start(feed, settings)?),
-            tokens: Arc::default(),
+            tokens,
             verifier: self
                 .verifier
                 .unwrap_or_else(|| JwtVerifier::new(&**client.crypto())),
@@ -189,6 +192,7 @@ impl JwtSourceBuilder {
 struct JwtFeed {
     reader: JwtBundleReader,
     publisher: Publisher,
+    tokens: Arc<Tokens>,
 }
 
 impl Feed for JwtFeed {
@@ -216,6 +220,7 @@ impl Feed for JwtFeed {
 
     fn withdraw(&mut self) -> Result<(), Rejection> {
         self.reader.forget();
+        self.tokens.forget();
         if !self.publisher.load().bundles().is_empty() {
             self.publisher.publish([], BundleSet::new())?;
         }

@@ -117,6 +117,11 @@ impl Tokens {
         }
     }
 
+    /// Forgets every token: the workload is not to use them any more.
+    pub(super) fn forget(&self) {
+        lock(&self.slots).clear();
+    }
+
     /// The slot of `key`; makes room where there is none.
     fn slot(&self, key: &Key, now: Timestamp) -> Arc<Slot> {
         let mut slots = lock(&self.slots);

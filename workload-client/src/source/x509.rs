@@ -23,8 +23,8 @@ use crate::update::X509Reader;
 ///   after a grace (Workload API §5.2.1), and asked for again with back-off.
 /// - An update breaks a rule of the Workload API: it is discarded and reported in [`status`](Self::status), the last
 ///   good one stays.
-/// - An update's SVIDs have expired or do not verify with the bundle that came with them: the last good ones stay, the
-///   bundles are used.
+/// - An update's SVIDs have expired, do not verify with the bundle that came with them, or cannot be used by a step
+///   that derives from them: the last good ones stay, the bundles are used.
 /// - The request is refused as such (INVALID_ARGUMENT, UNIMPLEMENTED): nothing is asked again.
 ///
 /// The task ends with [`shutdown`](Self::shutdown) or when the last handle is dropped; what it published stays
@@ -228,20 +228,26 @@ impl Feed for X509Feed {
             .svids()
             .iter()
             .find_map(|svid| self.check(svid, bundles, now).err());
-        let (svids, problem) = match (unusable, self.ordered(context.svids())) {
+        let (svids, mut problem) = match (unusable, self.ordered(context.svids())) {
             (Some(problem), _) => (current.svids().to_vec(), Some(problem)),
             (None, Ok(svids)) => (svids, None),
             (None, Err(missing)) => (Vec::new(), Some(missing.to_string())),
         };
-        let is_enough = !svids.is_empty();
+        let mut is_enough = !svids.is_empty();
         let is_known = svids.len() == current.svids().len()
             && svids
                 .iter()
                 .zip(current.svids())
                 .all(|(a, b)| Arc::ptr_eq(a, b))
             && Arc::ptr_eq(bundles, current.bundles());
-        if !is_known {
-            self.publisher.publish(svids, bundles.clone())?;
+        if !is_known && let Err(rejection) = self.publisher.publish(svids, bundles.clone()) {
+            if Arc::ptr_eq(bundles, current.bundles()) {
+                return Err(rejection.into());
+            }
+            let held = current.svids().to_vec();
+            is_enough = !held.is_empty();
+            self.publisher.publish(held, bundles.clone())?;
+            problem = Some(format!("the SVIDs cannot be used: {rejection}"));
         }
         Ok(Applied {
             notices: context.notices().to_vec(),

@@ -273,3 +273,18 @@ async fn those_who_ask_together_share_one_request_and_its_outcome() {
     assert_eq!(b.unwrap().secret_token(), token);
     assert_eq!(f.asked().len(), 2);
 }
+
+#[tokio::test]
+async fn withdrawal_takes_the_tokens_with_the_bundles() {
+    let f = Fixture::new();
+    f.issue().await;
+    let source = f.source().await;
+    source.fetch(["db"]).await.unwrap();
+    f.api.jwt.fail(Status::unavailable("later"));
+    source.fetch(["db"]).await.unwrap();
+    let before = source.current().revision();
+    f.api.jwt_bundles.fail(Status::permission_denied("gone"));
+    source.changed(before).await;
+    let error = source.fetch(["db"]).await.unwrap_err();
+    assert!(matches!(error, ClientError::Unavailable { .. }), "{error}");
+}

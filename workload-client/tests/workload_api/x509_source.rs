@@ -464,6 +464,76 @@ async fn unavailable_keeps_what_is_held_and_backs_off() {
     assert_eq!(path(&source), "/web");
 }
 
+#[tokio::test]
+async fn a_stream_that_worked_makes_earlier_failures_history_however_it_ends() {
+    let f = Fixture::new();
+    let source = f.source().await;
+    f.api.x509.fail(Status::unavailable("starting"));
+    let mut delay = FIRST_DELAY;
+    for calls in 2..=6 {
+        f.clock.pass(delay).await;
+        f.api.called(calls).await;
+        delay *= 2;
+    }
+    f.clock.somebody_waits(delay).await;
+    f.api.x509.send(f.ca.update("/back"));
+    let held = source.current().revision();
+    let (_, ()) = tokio::join!(source.changed(held), f.clock.pass(delay));
+    until(|| source.status().endpoint == EndpointState::Following).await;
+    f.clock.advance(Duration::from_secs(60));
+    f.api.x509.fail(Status::unavailable("stopping"));
+    f.clock.somebody_waits(FIRST_DELAY).await;
+}
+
+#[tokio::test]
+async fn bundles_count_when_a_step_rejects_the_svids_beside_them() {
+    let f = Fixture::new();
+    let west = |path| {
+        let mut update = f.ca.update(path);
+        let bundle = Ca::new("west.example").bundle();
+        update.federated_bundles = [("spiffe://west.example".into(), bundle)].into();
+        update
+    };
+    f.api.x509.send(west("/web"));
+    let source = f.builder().build().await.unwrap();
+    let _step = source
+        .publisher()
+        .derive(|snapshot| match snapshot.svids().first() {
+            Some(svid) if svid.id().path() == "/unusable" => {
+                Err(Rejection::new(Rule::KeyMismatch, "it cannot be used"))
+            }
+            _ => Ok(()),
+        })
+        .unwrap();
+    // Trust in the west is taken back, beside an SVID of no use.
+    f.api.x509.send(f.ca.update("/unusable"));
+    let says_so = || {
+        let error = source.status().last_error;
+        error.is_some_and(|error| error.contains("it cannot be used"))
+    };
+    until(says_so).await;
+    assert_eq!(path(&source), "/web");
+    assert!(source.bundle(WEST).is_err());
+    assert!(source.bundle(EAST).is_ok());
+}
+
+#[tokio::test]
+async fn settings_that_mean_never_are_taken() {
+    let f = Fixture::new();
+    f.clock.advance(Duration::from_secs(1));
+    let client = WorkloadApiClient::builder(f.place.endpoint())
+        .clock(f.clock.clone())
+        .deadline(Duration::MAX);
+    let builder = X509Source::builder()
+        .client(client.build())
+        .timeout(Duration::MAX)
+        .withdrawal_grace(Duration::MAX);
+    let source = f.source_of(builder).await;
+    f.api.x509.fail(Status::permission_denied("gone"));
+    f.clock.pass(FIRST_DELAY).await;
+    assert_eq!(path(&source), "/web");
+}
+
 #[track_caller]
 fn stops(error: &StartError) -> ClientError {
     match error {
