@@ -16,13 +16,13 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
+use spiffe_tls::rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 use spiffe_tls::spiffe_core::bundle::X509Authorities;
 use spiffe_tls::spiffe_core::crypto::aws_lc_rs;
 use spiffe_tls::spiffe_core::key::PrivateKey;
 use spiffe_tls::spiffe_core::{
     BoxFuture, Bundle, BundleSet, Clock, Timestamp, TrustDomain, X509Svid,
 };
-use spiffe_tls::rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 use spiffe_tls::{Acceptor, Connector, HandshakeError, TlsStream};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
