@@ -126,6 +126,8 @@ impl WorkloadApiServer {
             .serve_with_incoming_shutdown(service, listener.incoming(), stopped);
         tokio::select! {
             served = serving => served.map_err(ServeError::new),
+            // Without its cache the server could only tell everybody to come back, for ever.
+            Some(Err(error)) = tasks.join_next() => Err(ServeError::new(error)),
             () = drained_too_long(closing, &*clock) => {
                 tracing::warn!("connections did not close in time: leaving them behind");
                 Ok(())

@@ -855,6 +855,17 @@ async fn shutdown_ends_streams_without_an_error_and_removes_the_socket() {
 }
 
 #[tokio::test]
+async fn authority_that_panics_ends_serving_and_leaves_nobody_waiting() {
+    let mut fixture = Fixture::new();
+    fixture.authority.set_defective(true);
+    let mut stream = fixture.x509().await.unwrap();
+    let ended = (&mut fixture.server).await.unwrap_err();
+    assert!(ended.is_panic(), "the error was unwrapped: {ended}");
+    assert!(stream.message().await.is_err());
+    assert!(!fixture.socket.exists());
+}
+
+#[tokio::test]
 async fn client_that_does_not_read_is_left_behind() {
     let mut fixture = Fixture::new();
     // Its window is closed, so the stream's end cannot be sent either.

@@ -81,6 +81,8 @@ pub struct TestAuthority {
     broken: AtomicBool,
     /// Whether attempts never end.
     stuck: AtomicBool,
+    /// Whether attempts panic.
+    defective: AtomicBool,
     attempts: Mutex<Vec<String>>,
 }
 
@@ -148,6 +150,7 @@ impl TestAuthority {
             serial: AtomicU64::new(1),
             broken: AtomicBool::new(false),
             stuck: AtomicBool::new(false),
+            defective: AtomicBool::new(false),
             attempts: Mutex::default(),
         })
     }
@@ -179,6 +182,10 @@ impl TestAuthority {
         self.stuck.store(stuck, Ordering::SeqCst);
     }
 
+    pub fn set_defective(&self, defective: bool) {
+        self.defective.store(defective, Ordering::SeqCst);
+    }
+
     /// The IDs of the entries that an X509-SVID was asked for since the last call.
     pub fn take_attempts(&self) -> Vec<String> {
         std::mem::take(&mut self.attempts.lock().unwrap())
@@ -199,6 +206,7 @@ impl TestAuthority {
         if self.broken.load(Ordering::SeqCst) {
             return Err(AuthorityError::unavailable("out of order"));
         }
+        assert!(!self.defective.load(Ordering::SeqCst), "a defect");
         let now = self.clock.now();
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
