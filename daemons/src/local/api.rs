@@ -15,7 +15,8 @@ use super::LocalTrustDomain;
 #[derive(Debug)]
 pub struct LocalApi {
     stop: Option<oneshot::Sender<()>>,
-    serving: JoinHandle<Result<(), ServeError>>,
+    /// Until its outcome was handed out: a task can be awaited once.
+    serving: Option<JoinHandle<Result<(), ServeError>>>,
 }
 
 impl LocalTrustDomain {
@@ -58,7 +59,7 @@ impl LocalTrustDomain {
         });
         Ok(LocalApi {
             stop: Some(stop),
-            serving,
+            serving: Some(serving),
         })
     }
 
@@ -89,15 +90,65 @@ impl LocalApi {
             // A server that has failed listens no more; its error comes below.
             let _ = stop.send(());
         }
-        (&mut self.serving).await.unwrap_or(Ok(()))
+        self.ended().await
     }
 
-    /// Resolves when serving ends by itself, which means that it failed.
+    /// Resolves when serving ends by itself, which means that it failed; at once when its end is known already.
     ///
     /// # Errors
     ///
-    /// [`ServeError`].
+    /// [`ServeError`], the first time.
+    ///
+    /// # Panics
+    ///
+    /// When serving panicked: goes on with that.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
     pub async fn ended(&mut self) -> Result<(), ServeError> {
-        (&mut self.serving).await.unwrap_or(Ok(()))
+        let Some(serving) = &mut self.serving else {
+            return Ok(());
+        };
+        let ended = serving.await;
+        self.serving = None;
+        match ended {
+            Ok(served) => served,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // Nobody but the runtime's end aborts it.
+                Err(_) => Ok(()),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn serving(serving: impl Future<Output = ()> + Send + 'static) -> LocalApi {
+        LocalApi {
+            stop: None,
+            serving: Some(tokio::spawn(async {
+                serving.await;
+                Ok(())
+            })),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_that_was_seen_can_be_asked_for_again() {
+        let mut api = serving(async {});
+        for _ in 0..2 {
+            api.ended().await.unwrap();
+        }
+        api.stop().await.unwrap();
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "a defect")]
+    async fn a_panic_in_serving_is_no_good_end() {
+        let _ = serving(async { panic!("a defect") }).ended().await;
     }
 }

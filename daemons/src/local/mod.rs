@@ -5,9 +5,10 @@
 
 mod api;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use spiffe_agent::{AuthorityError, AuthorityState, SvidAuthority};
@@ -22,7 +23,7 @@ use spiffe_svid_ca::authority::{Evidence, Kind, Status};
 use spiffe_svid_ca::error::{CaError, IssueError, StateError};
 use spiffe_svid_ca::{DnsName, Event, JwtSvidParams, StateDir, TrustDomainCa, X509SvidParams};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 pub use api::LocalApi;
 
@@ -33,8 +34,16 @@ const TICK: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct LocalTrustDomain {
     shared: Arc<Shared>,
-    /// Follows the authority's bundle, its life, and the trust domains federated with.
-    tasks: Arc<std::sync::Mutex<JoinSet<()>>>,
+    tasks: Arc<Mutex<Tasks>>,
+}
+
+/// What runs for as long as there is a handle.
+#[derive(Debug, Default)]
+struct Tasks {
+    /// Follow the authority's bundle, its life, and the trust domains federated with.
+    running: JoinSet<()>,
+    /// Those that follow foreign trust domains.
+    federated: HashMap<TrustDomain, AbortHandle>,
 }
 
 #[derive(Debug)]
@@ -77,16 +86,29 @@ impl LocalTrustDomain {
     /// Hands the bundle of `other` to the workloads whose entries federate with it, now and whenever it changes.
     pub fn federate(&self, other: &Self) {
         let (own, foreign) = (self.shared.clone(), other.shared.ca.clone());
-        let mut tasks = self
-            .tasks
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut tasks = lock(&self.tasks);
         own.put_bundle(foreign.bundle());
-        tasks.spawn(follow(foreign, move |bundle| own.put_bundle(bundle)));
+        let weak = Arc::downgrade(&self.tasks);
+        let name = foreign.trust_domain().clone();
+        let following = tasks.running.spawn(follow(foreign, move |bundle| {
+            let Some(tasks) = weak.upgrade() else { return };
+            // Held meanwhile: `put_away` may come while this runs, and nothing may come in behind it.
+            let tasks = lock(&tasks);
+            if tasks.federated.contains_key(bundle.trust_domain()) {
+                own.put_bundle(bundle);
+            }
+        }));
+        if let Some(before) = tasks.federated.insert(name, following) {
+            before.abort();
+        }
     }
 
-    /// Takes a foreign trust domain's bundle away from all workloads.
+    /// Takes a foreign trust domain's bundle away from all workloads, and follows it no more.
     pub fn put_away(&self, trust_domain: TrustDomainRef<'_>) {
+        let mut tasks = lock(&self.tasks);
+        if let Some(following) = tasks.federated.remove(&trust_domain.to_owned()) {
+            following.abort();
+        }
         self.shared.change(|state| {
             let mut bundles = (*state.bundles).clone();
             bundles.remove(trust_domain);
@@ -228,17 +250,26 @@ impl LocalTrustDomainBuilder {
             clock: self.clock,
             state,
         });
-        let mut tasks = JoinSet::new();
+        let mut tasks = Tasks::default();
         let own = shared.clone();
-        tasks.spawn(follow(shared.ca.clone(), move |bundle| {
-            own.put_bundle(bundle);
-        }));
-        tasks.spawn(live(shared.ca.clone(), shared.clock.clone()));
+        tasks
+            .running
+            .spawn(follow(shared.ca.clone(), move |bundle| {
+                own.put_bundle(bundle);
+            }));
+        tasks
+            .running
+            .spawn(live(shared.ca.clone(), shared.clock.clone()));
         Ok(LocalTrustDomain {
             shared,
-            tasks: Arc::new(std::sync::Mutex::new(tasks)),
+            tasks: Arc::new(Mutex::new(tasks)),
         })
     }
+}
+
+/// A panic elsewhere leaves the tasks whole.
+fn lock(tasks: &Mutex<Tasks>) -> MutexGuard<'_, Tasks> {
+    tasks.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Reports every bundle of `ca` as it changes.
@@ -389,3 +420,6 @@ pub enum LocalError {
     #[error(transparent)]
     State(#[from] StateError),
 }
+
+#[cfg(test)]
+mod tests;
