@@ -29,7 +29,7 @@
 //! ```
 //!
 //! Answers to SPIFFE Workload API and SPIFFE Workload Endpoint. It does not issue, and does not keep anything on disk. WIT-SVIDs,
-//! revocation lists and gRPC reflection are not implemented.
+//! revocation lists and gRPC reflection are not implemented. It has no features.
 #![forbid(unsafe_code)]
 
 pub mod attest;

@@ -23,7 +23,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Nothing here stores entries or draws IDs for them; the caller does.
+//! Nothing here stores entries or draws IDs for them; the caller does. It has no features.
 #![forbid(unsafe_code)]
 
 mod dns;

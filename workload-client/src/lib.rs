@@ -16,6 +16,11 @@
 //! # }
 //! ```
 //!
+//! [`X509Source`] is for mutual TLS, [`JwtSource`] for tokens; [`WorkloadApiClient`] makes single requests and opens
+//! streams for what neither does.
+//!
+//! What this crate will not do: issue, keep anything on disk, publish an update that breaks a rule, or fetch WIT-SVIDs.
+//!
 //! # Features
 //!
 //! - `aws-lc-rs` (default): the default cryptography. Without it, pass a
