@@ -65,6 +65,12 @@ fn the_page_of_limits_has_the_values_of_the_constants() {
         spiffe_core::MAX_ALTERNATIVES, "alternatives of a policy";
         spiffe_core::verify::MAX_CERTIFICATES, "certificates of a peer's chain that are looked at";
         spiffe_core::verify::MAX_INTERMEDIATES, "intermediates of a path";
+        spiffe_core::verify::MAX_CERTIFICATE_BYTES, "bytes of a certificate that is looked at";
+        spiffe_core::verify::MAX_SIGNATURE_CHECKS, "signature checks for one chain";
+        spiffe_core::verify::MAX_NAME_COMPARISONS, "comparisons of names with name constraints for one chain";
+        spiffe_core::verify::DEFAULT_CACHED_ISSUERS, "admitted issuers that a verifier remembers";
+        spiffe_core::verify::MAX_REVOCATION_LISTS, "lists of revoked certificates";
+        spiffe_core::verify::MAX_REVOCATION_LIST_BYTES, "bytes of one such list";
         spiffe_core::verify::MAX_JWT_KEYS_TRIED, "keys tried for a token that names none";
         spiffe_core::verify::MAX_JWT_LEEWAY, "leeway for differing clocks that a token verifier can be given";
         spiffe_core::verify::DEFAULT_JWT_LEEWAY, "leeway unless set";
@@ -94,6 +100,9 @@ fn the_page_of_limits_has_the_values_of_the_constants() {
         spiffe_agent::listener::DEFAULT_MAX_CONNECTIONS, "connections open at once";
         spiffe_agent::listener::DEFAULT_PREFACE_TIMEOUT, "time for a new connection to say something";
         spiffe_agent::attest::DEFAULT_SIZE_LIMIT, "bytes of a program that is hashed for `unix:sha256`";
+        spiffe_daemons::batch::MAX_LINE_BYTES, "bytes of a line of `spiffe batch`";
+        spiffe_daemons::verdict::MAX_EXPLANATION_BYTES, "bytes of an explanation as data";
+        spiffe_daemons::verdict::inspect::MAX_INSPECTED, "certificates that `inspect` describes";
         spiffe_registration::MAX_ENTRY_ID, "bytes of an entry's ID";
         spiffe_registration::MAX_HINT, "bytes of an entry's hint";
         spiffe_svid_ca::csr::MAX_CSR_BYTES, "bytes of a certificate request";
