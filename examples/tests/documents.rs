@@ -63,6 +63,7 @@ fn the_page_of_limits_has_the_values_of_the_constants() {
         spiffe_core::MAX_ID_BYTES, "bytes of a SPIFFE ID";
         spiffe_core::MAX_TRUST_DOMAIN_BYTES, "bytes of a trust domain's name";
         spiffe_core::MAX_ALTERNATIVES, "alternatives of a policy";
+        spiffe_core::MAX_POLICY_BYTES, "bytes of a policy's text";
         spiffe_core::verify::MAX_CERTIFICATES, "certificates of a peer's chain that are looked at";
         spiffe_core::verify::MAX_INTERMEDIATES, "intermediates of a path";
         spiffe_core::verify::MAX_CERTIFICATE_BYTES, "bytes of a certificate that is looked at";
@@ -110,6 +111,7 @@ fn the_page_of_limits_has_the_values_of_the_constants() {
         spiffe_svid_ca::params::MAX_DNS_NAME_BYTES, "bytes of a DNS name";
         spiffe_svid_ca::params::MAX_AUDIENCE_BYTES, "bytes of the audiences of a token that is issued, together";
         spiffe_svid_ca::MIN_AUTHORITY_LIFETIME, "the shortest life of an authority";
+        spiffe_svid_ca::upstream::MAX_UPSTREAM_CERTIFICATES, "certificates of a chain that an upstream mints, and roots";
         spiffe_svid_ca::authority::journal::MAX_JOURNAL_BYTES, "bytes of a journal";
         spiffe_svid_ca::keys::MAX_KEYS_FILE_BYTES, "bytes of a file of keys";
     };
