@@ -4,6 +4,7 @@
 mod bench;
 mod check;
 mod conformance;
+mod fuzz;
 mod generate;
 mod interop;
 mod run;
@@ -71,6 +72,11 @@ const VERBS: &[Verb] = &[
         run: bench::run,
     },
     Verb {
+        name: "fuzz",
+        help: fuzz::HELP,
+        run: fuzz::run,
+    },
+    Verb {
         name: "interop",
         help: interop::HELP,
         run: interop::run,
@@ -88,6 +94,7 @@ Usage: cargo xtask VERB [ARGUMENTS]
   gen       write what is generated and committed: the Rust of proto/, the conformance page
   check     what compilers do not: generated code, links, file heads, code in documents, conformance
   bench     measure ours beside the peer or the floor, one table
+  fuzz      search for inputs that break a parser's or a verifier's promises
   interop   our programs against foreign ones
   soak      the long forms of what CI runs briefly
 
