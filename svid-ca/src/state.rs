@@ -66,6 +66,26 @@ impl StateDir {
         Ok(directory)
     }
 
+    /// Whose state the directory holds, and that state, without locking it: the journal is always whole, also while
+    /// another process uses the directory. `None` where there is no journal.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::Damaged`], [`StateError::UnknownFormat`] and [`StateError::Io`].
+    pub fn look(path: impl AsRef<Path>) -> Result<Option<(TrustDomain, State)>, StateError> {
+        let storage = Directory::new(path.as_ref());
+        let file = storage.path(JOURNAL_FILE);
+        let Some(journal) = storage
+            .read(JOURNAL_FILE, MAX_JOURNAL_BYTES)
+            .map_err(|error| io_error(&file, "read", &error))?
+        else {
+            return Ok(None);
+        };
+        let trust_domain = journal::trust_domain(&journal.contents, &file)?;
+        let state = journal::decode(&journal.contents, &trust_domain, &file)?;
+        Ok(Some((trust_domain, state)))
+    }
+
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.path

@@ -1,11 +1,13 @@
 //! Files that must survive being killed: a directory behind a trait of single steps, so that tests can let any step
 //! fail.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// One directory's files, by name.
 pub trait Storage: fmt::Debug + Send + Sync + 'static {
@@ -239,10 +241,124 @@ impl Storage for Directory {
     }
 }
 
+/// A directory that is read, and written in memory alone: for a rehearsal that changes nothing.
+#[derive(Debug)]
+pub struct Rehearsal {
+    directory: Directory,
+    /// What was written; `None` for what was removed.
+    changed: Mutex<BTreeMap<String, Option<Stored>>>,
+}
+
+impl Rehearsal {
+    /// A rehearsal over this directory.
+    pub fn new(directory: Directory) -> Self {
+        Self {
+            directory,
+            changed: Mutex::default(),
+        }
+    }
+
+    fn changed(&self) -> MutexGuard<'_, BTreeMap<String, Option<Stored>>> {
+        // Every change is one call, so a panic elsewhere leaves the map whole.
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn whole(&self, name: &str) -> io::Result<Option<Stored>> {
+        match self.changed().get(name) {
+            Some(changed) => Ok(changed.clone()),
+            None => self.directory.read(name, usize::MAX >> 1),
+        }
+    }
+
+    fn put(&self, name: &str, contents: Option<Vec<u8>>) {
+        let stored = contents.map(|contents| Stored {
+            contents,
+            mode: 0o600,
+        });
+        self.changed().insert(name.into(), stored);
+    }
+}
+
+impl Storage for Rehearsal {
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path(name)
+    }
+
+    fn read(&self, name: &str, limit: usize) -> io::Result<Option<Stored>> {
+        if self.changed().contains_key(name) {
+            return self.whole(name);
+        }
+        self.directory.read(name, limit)
+    }
+
+    fn write(&self, name: &str, contents: &[u8]) -> io::Result<()> {
+        self.put(name, Some(contents.to_vec()));
+        Ok(())
+    }
+
+    fn sync(&self, _: &str) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let moved = self.whole(from)?.ok_or(io::ErrorKind::NotFound)?;
+        self.put(to, Some(moved.contents));
+        self.put(from, None);
+        Ok(())
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn append(&self, name: &str, contents: &[u8]) -> io::Result<()> {
+        let mut whole = self
+            .whole(name)?
+            .map_or_else(Vec::new, |file| file.contents);
+        whole.extend_from_slice(contents);
+        self.put(name, Some(whole));
+        Ok(())
+    }
+
+    fn length(&self, name: &str) -> io::Result<Option<u64>> {
+        Ok(self.whole(name)?.map(|file| file.contents.len() as u64))
+    }
+
+    fn read_at(&self, name: &str, offset: u64, limit: usize) -> io::Result<Vec<u8>> {
+        let contents = self
+            .whole(name)?
+            .map_or_else(Vec::new, |file| file.contents);
+        let start = contents.len().min(offset as usize);
+        let end = contents.len().min(start.saturating_add(limit));
+        Ok(contents[start..end].to_vec())
+    }
+
+    fn truncate(&self, name: &str, length: u64) -> io::Result<()> {
+        let mut whole = self.whole(name)?.ok_or(io::ErrorKind::NotFound)?;
+        whole.contents.truncate(length as usize);
+        self.put(name, Some(whole.contents));
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.put(name, None);
+        Ok(())
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = self.directory.list()?;
+        for (name, stored) in &*self.changed() {
+            names.retain(|known| known != name);
+            if stored.is_some() {
+                names.push(name.clone());
+            }
+        }
+        Ok(names)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
 
     /// Notes the steps and fails at one of them.

@@ -40,6 +40,25 @@ pub fn encode(trust_domain: &TrustDomain, state: &State) -> Vec<u8> {
     serde_json::to_vec_pretty(&journal).expect("a journal has a JSON form")
 }
 
+/// Whose journal it is; `path` is named in errors.
+///
+/// # Errors
+///
+/// [`StateError::Damaged`].
+pub fn trust_domain(contents: &[u8], path: &Path) -> Result<TrustDomain, StateError> {
+    #[derive(Deserialize)]
+    struct Named {
+        trust_domain: String,
+    }
+    let damaged = |reason: String| StateError::Damaged {
+        path: path.into(),
+        reason,
+    };
+    let named: Named =
+        serde_json::from_slice(contents).map_err(|error| damaged(error.to_string()))?;
+    TrustDomain::parse(&named.trust_domain).map_err(|error| damaged(error.to_string()))
+}
+
 /// Reads a state back; `path` is named in errors.
 ///
 /// # Errors

@@ -4,6 +4,7 @@
 //! authority is in the bundle before it signs, and stays there until the last thing it signed has expired. It makes no
 //! keys and writes no files: it answers with [`Action`]s, and whoever runs it does what they say.
 
+mod bundle;
 mod evidence;
 pub mod journal;
 mod roots;

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use spiffe_core::bundle::{JwtAuthority, X509Authority};
+use spiffe_core::bundle::X509Authority;
 use spiffe_core::crypto::CryptoProvider;
 use spiffe_core::key::{KeyType, Signer};
 use spiffe_core::pki_types::SubjectPublicKeyInfoDer;
@@ -645,51 +645,7 @@ impl TrustDomainCa {
 
 impl Inner {
     fn bundle_of(&self, state: &State) -> Bundle {
-        let tainted = |authority: &Authority| authority.status() == Status::Tainted;
-        let x509: spiffe_core::bundle::X509Authorities = state
-            .x509
-            .iter()
-            .filter_map(|authority| match authority.public() {
-                PublicHalf::Certificate(certificate) if authority.upstream().is_none() => {
-                    let parsed = X509Authority::from_der(certificate.clone()).ok()?;
-                    Some(if tainted(authority) {
-                        parsed.into_tainted()
-                    } else {
-                        parsed
-                    })
-                }
-                // What an upstream signed is known by its root.
-                PublicHalf::Certificate(_) | PublicHalf::Key(_) => None,
-            })
-            .chain(state.roots().iter().filter_map(|root| {
-                let parsed = X509Authority::from_der(root.certificate().clone()).ok()?;
-                Some(if root.is_tainted() {
-                    parsed.into_tainted()
-                } else {
-                    parsed
-                })
-            }))
-            .collect();
-        let jwt: spiffe_core::bundle::JwtAuthorities = state
-            .jwt
-            .iter()
-            .filter_map(|authority| match authority.public() {
-                PublicHalf::Key(key) => {
-                    let known = JwtAuthority::new(authority.id(), key.clone())?;
-                    Some(if tainted(authority) {
-                        known.into_tainted()
-                    } else {
-                        known
-                    })
-                }
-                PublicHalf::Certificate(_) => None,
-            })
-            .collect();
-        Bundle::new(self.trust_domain.clone())
-            .with_x509_authorities(x509)
-            .with_jwt_authorities(jwt)
-            .with_sequence(Some(state.sequence()))
-            .with_refresh_hint(Some(self.authorities.refresh_hint))
+        state.bundle(&self.trust_domain, self.authorities.refresh_hint)
     }
 
     fn log(&self, kind: Kind, action: &Action) {
