@@ -26,5 +26,6 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod ca;
 pub mod local;
 pub mod verdict;

@@ -4,6 +4,7 @@
 
 mod batch;
 mod bundle;
+mod ca;
 mod id;
 mod input;
 mod jwt;
@@ -21,7 +22,7 @@ use output::{Failure, Format, Output};
 /// SPIFFE for people: run a trust domain, look at what it issues, verify it, ask why something was refused.
 ///
 /// Every verdict is the library's own: what this tool accepts, a service built on the library accepts, and the other
-/// way round. Only 'up' opens sockets and writes files.
+/// way round. Only 'up' opens sockets, and only 'up' and 'ca' write files.
 ///
 /// Exit status: 0 good, 1 judged bad or failed, 2 wrong usage. An error is one line on standard error.
 #[derive(Parser)]
@@ -54,6 +55,9 @@ enum Verb {
     /// Show, convert and compare bundles
     #[command(subcommand)]
     Bundle(bundle::Verb),
+    /// Run a trust domain's CA in a directory: issue SVIDs to files, rotate authorities, read the log
+    #[command(subcommand)]
+    Ca(ca::Verb),
     Why(why::Arguments),
     Batch(batch::Arguments),
 }
@@ -76,6 +80,7 @@ fn main() -> ExitCode {
         Verb::X509(verb) => x509::run(verb, &output),
         Verb::Jwt(verb) => jwt::run(verb, &output),
         Verb::Bundle(verb) => bundle::run(verb, &output),
+        Verb::Ca(verb) => ca::run(verb, &output),
         Verb::Why(arguments) => why::run(&arguments, &output),
         Verb::Batch(arguments) => batch::run(&arguments),
     };

@@ -1,0 +1,279 @@
+//! A trust domain's CA in a directory, run by hand: what `spiffe ca` does, one call a verb.
+//!
+//! Nobody lets time pass between two calls, so authorities live long here, and each change lets those follow each
+//! other whose time has come. Looking changes nothing and needs no lock.
+
+mod files;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use spiffe_core::crypto::aws_lc_rs;
+use spiffe_core::key::KeyType;
+use spiffe_core::{Bundle, Timestamp, TrustDomain};
+use spiffe_svid_ca::authority::{Evidence, Kind, State, Status};
+use spiffe_svid_ca::error::{CaError, IssueError, LifecycleError, LogError, StateError};
+use spiffe_svid_ca::log::{Record, Verified, verify};
+use spiffe_svid_ca::storage::{Directory, Rehearsal};
+use spiffe_svid_ca::{StateDir, TrustDomainCa, TrustDomainCaBuilder};
+
+pub use files::{Delivery, FileError, PRIVATE, PUBLIC, key_pem};
+pub use report::{AuthorityReport, StatusReport};
+
+/// How long authorities live that nobody renews by a running program: a year.
+pub const AUTHORITY_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
+
+/// How often consumers are asked to fetch the bundle.
+const REFRESH_HINT: Duration = Duration::from_secs(300);
+
+/// A CA in a directory.
+#[derive(Clone, Debug)]
+pub struct CaDirectory {
+    path: PathBuf,
+    rehearsal: bool,
+}
+
+impl CaDirectory {
+    /// The CA in this directory, whether or not it is there yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            rehearsal: false,
+        }
+    }
+
+    /// The same, leaving every file as it is whatever is done.
+    #[must_use]
+    pub fn rehearsal(mut self, rehearsal: bool) -> Self {
+        self.rehearsal = rehearsal;
+        self
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes a trust domain's first authorities.
+    ///
+    /// # Errors
+    ///
+    /// [`CaDirectoryError::Exists`] where there is a trust domain already, and what making it can fail with.
+    pub async fn init(
+        &self,
+        trust_domain: &TrustDomain,
+        lifetime: Duration,
+        key: KeyType,
+        now: Timestamp,
+    ) -> Result<StatusReport, CaDirectoryError> {
+        if let Some((found, _)) = StateDir::look(&self.path)? {
+            return Err(CaDirectoryError::Exists {
+                path: self.path.clone(),
+                trust_domain: found,
+            });
+        }
+        let builder = TrustDomainCa::builder(trust_domain.clone())
+            .authority_lifetime(lifetime)
+            .x509_key_type(key)
+            .jwt_key_type(match key {
+                KeyType::Ed25519 => KeyType::EcP256,
+                other => other,
+            });
+        // Where there is no directory yet, a rehearsal makes none.
+        let ca = if self.rehearsal && !self.path.exists() {
+            builder.build(now).await?
+        } else {
+            builder
+                .state_dir(self.open_state(trust_domain)?)
+                .build(now)
+                .await?
+        };
+        Ok(StatusReport::new(trust_domain, &ca.state(), now))
+    }
+
+    /// Whose CA it is, and its authorities.
+    ///
+    /// # Errors
+    ///
+    /// [`CaDirectoryError::Missing`] and what reading the journal can fail with.
+    pub fn look(&self) -> Result<(TrustDomain, State), CaDirectoryError> {
+        StateDir::look(&self.path)?.ok_or_else(|| CaDirectoryError::Missing {
+            path: self.path.clone(),
+        })
+    }
+
+    /// Its authorities, described.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::look`].
+    pub fn status(&self, now: Timestamp) -> Result<StatusReport, CaDirectoryError> {
+        let (trust_domain, state) = self.look()?;
+        Ok(StatusReport::new(&trust_domain, &state, now))
+    }
+
+    /// Its bundle.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::look`].
+    pub fn bundle(&self) -> Result<Bundle, CaDirectoryError> {
+        let (trust_domain, state) = self.look()?;
+        Ok(state.bundle(&trust_domain, REFRESH_HINT))
+    }
+
+    /// The CA, ready to issue. Authorities to come live as long as the one that signs.
+    ///
+    /// # Errors
+    ///
+    /// [`CaDirectoryError::Upstream`] for a CA below another, which only the program that runs it can keep there.
+    pub async fn open(
+        &self,
+        configure: impl FnOnce(TrustDomainCaBuilder) -> TrustDomainCaBuilder,
+        now: Timestamp,
+    ) -> Result<TrustDomainCa, CaDirectoryError> {
+        let (trust_domain, state) = self.look()?;
+        if !state.roots().is_empty() {
+            return Err(CaDirectoryError::Upstream {
+                path: self.path.clone(),
+            });
+        }
+        let lifetime = state
+            .slots(Kind::X509)
+            .active()
+            .map_or(AUTHORITY_LIFETIME, |active| {
+                active.not_after().saturating_since(active.published_at())
+            });
+        let builder = TrustDomainCa::builder(trust_domain.clone())
+            .authority_lifetime(lifetime.max(spiffe_svid_ca::MIN_AUTHORITY_LIFETIME))
+            .refresh_hint(REFRESH_HINT)
+            .state_dir(self.open_state(&trust_domain)?);
+        Ok(configure(builder).build(now).await?)
+    }
+
+    /// Lets the next authority of each kind follow: prepares it where none is prepared, and activates it where one is.
+    /// `acknowledged` says that every consumer has the bundle that contains it; `force` does both at once and breaks
+    /// those who have not.
+    ///
+    /// # Errors
+    ///
+    /// [`LifecycleError::Laggards`] for a prepared authority that nobody vouches for.
+    pub async fn rotate(
+        &self,
+        kinds: &[Kind],
+        acknowledged: bool,
+        force: bool,
+        now: Timestamp,
+    ) -> Result<StatusReport, CaDirectoryError> {
+        let ca = self.open(|builder| builder, now).await?;
+        let evidence = if acknowledged {
+            Evidence::complete([])
+        } else {
+            Evidence::unknown()
+        };
+        for kind in kinds {
+            let prepared = ca.state().slots(*kind).prepared().is_some();
+            if !prepared {
+                ca.prepare(*kind, now).await?;
+            }
+            if prepared || force {
+                ca.activate(*kind, &evidence, force, now).await?;
+            }
+        }
+        Ok(StatusReport::new(ca.trust_domain(), &ca.state(), now))
+    }
+
+    /// Marks an old authority, so that consumers replace what it signed; with `revoke` it is taken out of the bundle.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such authority, or it still signs.
+    pub async fn taint(
+        &self,
+        id: &str,
+        revoke: bool,
+        now: Timestamp,
+    ) -> Result<StatusReport, CaDirectoryError> {
+        let ca = self.open(|builder| builder, now).await?;
+        let state = ca.state();
+        let found = [Kind::X509, Kind::Jwt]
+            .into_iter()
+            .find_map(|kind| Some((kind, state.slots(kind).find(id)?)));
+        let (kind, authority) = found.ok_or_else(|| LifecycleError::Unknown { id: id.into() })?;
+        if !(revoke && authority.status() == Status::Tainted) {
+            ca.taint(kind, id, now).await?;
+        }
+        if revoke {
+            ca.revoke(kind, id, now).await?;
+        }
+        Ok(StatusReport::new(ca.trust_domain(), &ca.state(), now))
+    }
+
+    /// Verifies the issuance log from its first record to its last, handing each to `look`.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::Broken`] where it does not hold together.
+    pub fn verify_log(&self, look: impl FnMut(&Record)) -> Result<Verified, CaDirectoryError> {
+        self.look()?;
+        Ok(verify(&Directory::new(&self.path), &*aws_lc_rs(), look)?)
+    }
+
+    fn open_state(&self, trust_domain: &TrustDomain) -> Result<StateDir, StateError> {
+        if self.rehearsal {
+            let storage = Arc::new(Rehearsal::new(Directory::new(&self.path)));
+            StateDir::open_with(&self.path, trust_domain, storage)
+        } else {
+            StateDir::open(&self.path, trust_domain)
+        }
+    }
+}
+
+/// Why a CA in a directory did not do as asked. Nothing was released.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CaDirectoryError {
+    /// The CA refused, or its directory cannot be used.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// There is a trust domain already.
+    #[error(
+        "{path} holds the trust domain {trust_domain} already; choose another directory with --state, or use it"
+    )]
+    Exists {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        trust_domain: TrustDomain,
+    },
+    /// Nothing was issued.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// The authorities' life does not allow it.
+    #[error(transparent)]
+    Lifecycle(#[from] LifecycleError),
+    /// The issuance log does not hold together.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// There is no trust domain.
+    #[error(
+        "{path} holds no trust domain; make one with: spiffe ca init TRUST_DOMAIN --state {path}"
+    )]
+    Missing {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The CA lies below another.
+    #[error(
+        "the authorities in {path} are below an upstream; only the program that runs them can change them"
+    )]
+    Upstream {
+        /// The directory.
+        path: PathBuf,
+    },
+}
