@@ -8,6 +8,7 @@
 //	gopeer watch UPDATES                 X.509 contexts until that many serial numbers were seen
 //	gopeer dial ADDRESS SERVER           hello over mutual TLS to the one server allowed
 //	gopeer dial-across UPDATES ADDRESS SERVER   the same again and again while the own SVID rotates
+//	gopeer oracle                        inputs for `spiffe batch`, each with go-spiffe's verdict (oracle.go)
 //	gopeer serve CLIENT                  answers hello to the one client allowed, until killed
 package main
 
@@ -39,7 +40,7 @@ const patience = 30 * time.Second
 
 func main() {
 	if len(os.Args) < 2 {
-		exit(2, fmt.Errorf("usage: gopeer x509|write|jwt|watch|dial|dial-across|serve ..."))
+		exit(2, fmt.Errorf("usage: gopeer x509|write|jwt|watch|dial|dial-across|oracle|serve ..."))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -58,6 +59,8 @@ func main() {
 		err = dial(ctx, args[0], args[1])
 	case verb == "dial-across" && len(args) == 3:
 		err = dialAcross(ctx, args[0], args[1], args[2])
+	case verb == "oracle" && len(args) == 0:
+		err = oracle()
 	case verb == "serve" && len(args) == 1:
 		err = serve(ctx, args[0])
 	default:

@@ -8,6 +8,7 @@ mod curl;
 mod go;
 mod lab;
 mod openssl;
+mod oracles;
 mod ours;
 mod outcome;
 mod process;
@@ -36,7 +37,14 @@ impl Case {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let all: Vec<Case> = [go::CASES, python::CASES, openssl::CASES, curl::CASES].concat();
+    let all: Vec<Case> = [
+        go::CASES,
+        oracles::CASES,
+        python::CASES,
+        openssl::CASES,
+        curl::CASES,
+    ]
+    .concat();
     if arguments == ["--list"] {
         all.iter().for_each(|case| println!("{}", case.name));
         return ExitCode::SUCCESS;

@@ -33,6 +33,13 @@ impl Ours {
         command
     }
 
+    /// The one that answers a line of JSON for each that it reads.
+    pub(crate) fn batch(&self) -> Command {
+        let mut command = Command::new(self.folder.join(UP));
+        command.arg("batch");
+        command
+    }
+
     pub(crate) fn server(&self, authorize: &str) -> Command {
         let mut command = Command::new(self.server_path());
         command.args(["--listen", "127.0.0.1:0", "--authorize", authorize]);

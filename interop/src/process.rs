@@ -298,6 +298,11 @@ impl Finished {
             .any(|line| line.contains(text))
     }
 
+    /// Standard output, line by line.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = &str> {
+        self.stdout.iter().map(String::as_str)
+    }
+
     /// The words after `word` of each line of standard output that begins with it.
     pub(crate) fn facts<'a>(&'a self, word: &'a str) -> impl Iterator<Item = &'a str> {
         self.stdout
