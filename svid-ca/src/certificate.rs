@@ -3,7 +3,7 @@
 use spiffe_core::pki_types::CertificateDer;
 
 use crate::der::{
-    BOOLEAN, INTEGER, NotDer, OBJECT_IDENTIFIER, OCTET_STRING, Reader, SEQUENCE,
+    BOOLEAN, INTEGER, NotDer, OBJECT_IDENTIFIER, OCTET_STRING, Reader, SEQUENCE, context,
     context_constructed,
 };
 
@@ -16,6 +16,8 @@ pub(crate) struct Certificate<'a> {
     pub(crate) subject: &'a [u8],
     /// The path length constraint: how many intermediates may follow.
     pub(crate) path_length: Option<u8>,
+    /// The key identifier of whoever signed it.
+    pub(crate) authority_key_id: Option<&'a [u8]>,
 }
 
 impl<'a> Certificate<'a> {
@@ -29,6 +31,7 @@ impl<'a> Certificate<'a> {
         let (_, subject) = tbs.element(SEQUENCE)?;
         tbs.value(SEQUENCE)?;
         let mut path_length = None;
+        let mut authority_key_id = None;
         if let Ok(extensions) = tbs.value(context_constructed(3)) {
             let mut extensions = Reader::new(Reader::new(extensions).only(SEQUENCE)?);
             while !extensions.is_empty() {
@@ -36,8 +39,12 @@ impl<'a> Certificate<'a> {
                 let oid = extension.value(OBJECT_IDENTIFIER)?;
                 // Critical or not.
                 let _ = extension.value(BOOLEAN);
+                let value = extension.value(OCTET_STRING)?;
                 if oid == BASIC_CONSTRAINTS {
-                    path_length = self::path_length(extension.value(OCTET_STRING)?)?;
+                    path_length = self::path_length(value)?;
+                } else if oid == AUTHORITY_KEY_ID {
+                    let mut parts = Reader::new(Reader::new(value).only(SEQUENCE)?);
+                    authority_key_id = parts.value(context(0)).ok();
                 }
             }
         }
@@ -45,6 +52,7 @@ impl<'a> Certificate<'a> {
             issuer,
             subject,
             path_length,
+            authority_key_id,
         })
     }
 
@@ -67,4 +75,5 @@ fn path_length(value: &[u8]) -> Result<Option<u8>, NotDer> {
     }
 }
 
+const AUTHORITY_KEY_ID: &[u8] = b"\x55\x1d\x23";
 const BASIC_CONSTRAINTS: &[u8] = b"\x55\x1d\x13";

@@ -140,6 +140,43 @@ fn a_root_tainted_and_revoked_upstream_is_so_below() {
 }
 
 #[test]
+fn an_authority_below_a_tainted_root_is_followed_at_once() {
+    let root = ca();
+    let (child, untouched) = (child_of(&root), child_of(&ca()));
+    let first = root
+        .state()
+        .slots(Kind::X509)
+        .active()
+        .unwrap()
+        .id()
+        .to_owned();
+    ready(root.prepare(Kind::X509, NOW)).unwrap();
+    ready(root.activate(Kind::X509, &Evidence::unknown(), true, NOW)).unwrap();
+    tick(&child, NOW);
+    assert!(child.state().slots(Kind::X509).prepared().is_none());
+    let before = leaf(&child, NOW);
+
+    ready(root.taint(Kind::X509, &first, NOW)).unwrap();
+    for ca in [&child, &untouched] {
+        tick(ca, NOW);
+    }
+    assert!(untouched.state().slots(Kind::X509).prepared().is_none());
+    assert!(child.state().slots(Kind::X509).prepared().is_some());
+    assert_eq!(leaf(&child, NOW).authority, before.authority);
+    // After the time that federated trust domains need, though nobody was asked.
+    let ahead = NOW + Duration::from_secs(15 * 60);
+    tick(&child, ahead);
+    let after = leaf(&child, ahead);
+    assert_ne!(after.authority, before.authority);
+    ready(root.revoke(Kind::X509, &first, ahead)).unwrap();
+    tick(&child, ahead);
+    assert!(verifies(&child.bundle(), &after, ahead));
+    assert!(!verifies(&child.bundle(), &before, ahead));
+    // Once only.
+    assert!(child.state().slots(Kind::X509).prepared().is_none());
+}
+
+#[test]
 fn an_intermediate_is_tainted_where_it_was_signed() {
     let child = child_of(&ca());
     let old = child

@@ -306,14 +306,18 @@ impl State {
             return dropped;
         }
         let active = slots.active().filter(|active| now < active.not_after);
+        let leave = active.is_some_and(|active| self.is_below_tainted_root(active));
         match (slots.prepared(), active) {
-            (None, Some(active)) if now < before_end(active, rules.prepare) => {
+            (None, Some(active)) if !leave && now < before_end(active, rules.prepare) => {
                 (self.clone(), Vec::new())
             }
             (None, _) => (self.clone(), vec![self.generate(kind)]),
             (Some(prepared), active) => {
                 let laggards = slots.laggards(prepared, evidence, rules.grade);
-                let deadline = active.map_or(now, |active| before_end(active, rules.activate));
+                let mut deadline = active.map_or(now, |active| before_end(active, rules.activate));
+                if leave && !self.is_below_tainted_root(prepared) {
+                    deadline = deadline.min(prepared.published_at + rules.publish_ahead);
+                }
                 let published_for = now.saturating_since(prepared.published_at);
                 let known = laggards.is_empty() && published_for >= rules.publish_ahead;
                 if known || now >= deadline {

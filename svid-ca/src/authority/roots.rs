@@ -7,7 +7,8 @@ use spiffe_core::Timestamp;
 use spiffe_core::bundle::X509Authority;
 use spiffe_core::pki_types::CertificateDer;
 
-use super::{Action, State};
+use super::{Action, Authority, PublicHalf, State};
+use crate::certificate::Certificate;
 use crate::issuer::hex;
 
 /// One root of the upstream authority.
@@ -103,6 +104,21 @@ impl State {
             next.roots_since = next.sequence;
         }
         (next, actions)
+    }
+
+    /// Whether an authority lies below a tainted root, so that what it signs is to be replaced at once.
+    pub(super) fn is_below_tainted_root(&self, authority: &Authority) -> bool {
+        let (Some(chain), PublicHalf::Certificate(own)) = (&authority.upstream, &authority.public)
+        else {
+            return false;
+        };
+        let top = Certificate::parse(chain.last().unwrap_or(own));
+        let signed_by = top.ok().and_then(|top| top.authority_key_id.map(hex));
+        signed_by.is_some_and(|id| {
+            self.roots
+                .iter()
+                .any(|root| root.tainted && root.id() == id)
+        })
     }
 
     /// Takes out one withdrawn root that nothing can depend on any more.
