@@ -1,6 +1,8 @@
 //! `spiffe ca` as processes over a directory: from nothing to files, rotations, refusals, and what a rehearsal leaves.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -466,4 +468,31 @@ fn keys_of_every_kind_sign_and_are_certified() {
             assert!(desk.verifies("bundle.pem"), "{key} under {authority}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_running_trust_domain_is_looked_at_and_left_alone() {
+    let desk = Desk::new();
+    let socket = desk.file("s");
+    let uid = nix::unistd::getuid();
+    let entry = format!("id=spiffe://example.org/web,selector=unix:uid:{uid}");
+    let state = desk.file("spiffe-ca");
+    let arguments = ["--entry", &entry, "--state", state.to_str().unwrap()];
+    let up = support::Up::start(&socket, &arguments);
+    let endpoint = spiffe_workload_client::Endpoint::unix(&socket).unwrap();
+    let client = spiffe_workload_client::WorkloadApiClient::new(endpoint);
+    client.fetch_x509().await.unwrap();
+    assert!(desk.authority("x509", "active").is_some());
+    let shown = desk.run(&["ca", "log", "show"], 0);
+    let last: Value = serde_json::from_str(shown.lines().last().unwrap()).unwrap();
+    assert_eq!(last["id"], "spiffe://example.org/web");
+    let reason = last["reason"].as_str().unwrap();
+    assert!(reason.starts_with("entry "), "{reason}");
+    let error = desk.error(&["ca", "rotate"], 1);
+    assert!(error.contains("is in use by process"), "{error}");
+    // Killed, it has logged all that it released.
+    up.kill();
+    assert_eq!(desk.run(&["ca", "log", "show"], 0), shown);
+    desk.run(&["ca", "issue", "spiffe://example.org/db"], 0);
+    assert!(desk.verifies("bundle.pem"));
 }

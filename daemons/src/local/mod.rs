@@ -364,7 +364,8 @@ impl SvidAuthority for Shared {
             let own = entry.params();
             let mut params = JwtSvidParams::new(entry.spiffe_id().clone(), "")
                 .with_audiences(audience)
-                .with_ttl(own.jwt_svid_ttl);
+                .with_ttl(own.jwt_svid_ttl)
+                .with_reason(format!("entry {}", entry.id()));
             if own.jwt_svid_include_jti {
                 params = params.with_token_id();
             }
@@ -385,7 +386,8 @@ fn x509_params(entry: &Entry) -> Result<X509SvidParams, LocalError> {
         .map_err(|error| LocalError::DnsName(error.to_string()))?;
     Ok(X509SvidParams::new(entry.spiffe_id().clone())
         .with_dns_names(names)
-        .with_ttl(own.x509_svid_ttl))
+        .with_ttl(own.x509_svid_ttl)
+        .with_reason(format!("entry {}", entry.id())))
 }
 
 fn refusal(error: IssueError) -> AuthorityError {
