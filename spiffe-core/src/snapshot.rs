@@ -338,11 +338,13 @@ impl Publisher {
     ///
     /// # Errors
     ///
-    /// The step's [`Rejection`] of the current snapshot.
+    /// The step's [`Rejection`] of the current snapshot, or of the empty one: a withdrawal publishes that, and no step
+    /// may keep withdrawn trust in use.
     pub fn derive<T: Send + Sync + 'static>(
         &self,
         step: impl Fn(&Arc<Snapshot>) -> Result<T, Rejection> + Send + Sync + 'static,
     ) -> Result<Derived<T>, Rejection> {
+        step(&Arc::default())?;
         let mut steps = lock(&self.shared.steps);
         let before = self.load();
         let value: Arc<dyn Any + Send + Sync> = Arc::new(step(before.snapshot())?);

@@ -158,3 +158,20 @@ async fn a_change_wakes_who_waits() {
         "a change that is past is found at once"
     );
 }
+
+#[test]
+fn a_step_that_could_keep_a_withdrawal_out_is_not_registered() {
+    let root = root(ca_params("root"));
+    let source = Publisher::fixed([svid("spiffe://a/x", &root)], bundles(&[("a", &[&root])]));
+    let wants_an_identity = |snapshot: &Arc<spiffe_core::snapshot::Snapshot>| match snapshot.svid()
+    {
+        Ok(svid) => Ok(svid.id().clone()),
+        Err(error) => Err(Rejection::new(error.rule(), error.to_string())),
+    };
+    assert!(source.derive(wants_an_identity).is_err());
+    let derived = source
+        .derive(|snapshot| Ok(snapshot.svids().len()))
+        .unwrap();
+    source.publish([], BundleSet::new()).unwrap();
+    assert_eq!(*derived.load().1, 0);
+}

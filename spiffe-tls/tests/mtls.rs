@@ -382,3 +382,46 @@ async fn a_handshake_inside_the_transport_lends_its_peer_to_nobody() {
     far.unwrap();
     assert_eq!(near.unwrap().peer().id().path(), "/server");
 }
+
+#[tokio::test]
+async fn a_client_that_would_resume_is_made_to_prove_itself_again() {
+    let clock = HandClock::default();
+    let east = Domain::new("east");
+    let source = Publisher::fixed([east.svid("x", 600)], bundles(&[&east]));
+    let of = || Mtls::new(&source, "any".parse::<Policy>().unwrap()).clock(Arc::new(clock.clone()));
+    let acceptor = of().acceptor().unwrap();
+    let plain = tokio_rustls::TlsAcceptor::from(of().server_config().unwrap());
+    for version in [&TLS12, &TLS13] {
+        let ours = of().versions(&[version]).client_config().unwrap();
+        let mut eager = (*ours).clone();
+        eager.resumption = rustls::client::Resumption::in_memory_sessions(16);
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(eager));
+        // A name for each server, so that the client keeps what it remembers of them apart.
+        let connect = async |name: &'static str, near| {
+            let name = rustls::pki_types::ServerName::try_from(name).unwrap();
+            let mut stream = connector.connect(name, near).await.unwrap();
+            // Tickets come after the handshake: read to the end, so that the client has what there is.
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).await.unwrap();
+            stream.get_ref().1.handshake_kind()
+        };
+        for _ in 0..3 {
+            let (near, far) = tokio::io::duplex(64 * 1024);
+            let server = async {
+                acceptor
+                    .accept(far)
+                    .await
+                    .unwrap()
+                    .shutdown()
+                    .await
+                    .unwrap()
+            };
+            let (kind, ()) = tokio::join!(connect("acceptor.invalid", near), server);
+            assert_eq!(kind, Some(rustls::HandshakeKind::Full));
+            let (near, far) = tokio::io::duplex(64 * 1024);
+            let server = async { plain.accept(far).await.unwrap().shutdown().await.unwrap() };
+            let (kind, ()) = tokio::join!(connect("plain.invalid", near), server);
+            assert_eq!(kind, Some(rustls::HandshakeKind::Full));
+        }
+    }
+}

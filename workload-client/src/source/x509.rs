@@ -198,6 +198,34 @@ impl X509Feed {
             .map_err(|error| format!("the SVID of {} does not verify: {error}", svid.id()))
     }
 
+    /// What of an update can be used, so that one bad SVID does not keep the others from rotating: the held one of
+    /// the same identity stands in for it, or it is left out. `None` when that would make another identity the
+    /// default one; the first problem is reported either way.
+    fn usable(
+        &self,
+        offered: &[Arc<X509Svid>],
+        held: &[Arc<X509Svid>],
+        bundles: &BundleSet,
+        now: Timestamp,
+    ) -> (Option<Vec<Arc<X509Svid>>>, Option<String>) {
+        let mut usable = Vec::with_capacity(offered.len());
+        let mut first_problem = None;
+        for (position, svid) in offered.iter().enumerate() {
+            let Err(problem) = self.check(svid, bundles, now) else {
+                usable.push(svid.clone());
+                continue;
+            };
+            first_problem.get_or_insert(problem);
+            let same = |one: &&Arc<X509Svid>| one.id() == svid.id() && one.hint() == svid.hint();
+            match held.iter().find(same) {
+                Some(stand_in) => usable.push(stand_in.clone()),
+                None if position == 0 => return (None, first_problem),
+                None => {}
+            }
+        }
+        (Some(usable), first_problem)
+    }
+
     /// The SVIDs in the order that they are published in.
     fn ordered(&self, svids: &[Arc<X509Svid>]) -> Result<Vec<Arc<X509Svid>>, SourceError> {
         let mut svids = svids.to_vec();
@@ -224,14 +252,11 @@ impl Feed for X509Feed {
         let context = self.reader.read(response)?;
         let bundles = context.bundles();
         let current = self.publisher.load();
-        let unusable = context
-            .svids()
-            .iter()
-            .find_map(|svid| self.check(svid, bundles, now).err());
-        let (svids, mut problem) = match (unusable, self.ordered(context.svids())) {
-            (Some(problem), _) => (current.svids().to_vec(), Some(problem)),
-            (None, Ok(svids)) => (svids, None),
-            (None, Err(missing)) => (Vec::new(), Some(missing.to_string())),
+        let (usable, unusable) = self.usable(context.svids(), current.svids(), bundles, now);
+        let (svids, mut problem) = match usable.as_deref().map(|svids| self.ordered(svids)) {
+            None => (current.svids().to_vec(), unusable),
+            Some(Ok(svids)) => (svids, unusable),
+            Some(Err(missing)) => (Vec::new(), Some(missing.to_string())),
         };
         let mut is_enough = !svids.is_empty();
         let is_known = svids.len() == current.svids().len()

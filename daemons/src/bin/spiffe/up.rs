@@ -1,6 +1,7 @@
 //! `spiffe up`: one trust domain for a developer's machine.
 
-use std::io;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -63,17 +64,20 @@ impl Up {
             .socket_owner
             .map_or((None, None), |(uid, gid)| (Some(uid), gid));
         let options = ListenOptions::new().mode(self.socket_mode).owner(uid, gid);
-        // Before anybody can be told that the socket is there.
+        // Before anybody can be told that the socket is there. A terminal that closes sends the last one.
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
         let mut api = domain.serve_with(&self.socket, options)?;
-        self.announce(&domain)?;
+        // Whoever read this may have gone: that ends nothing.
+        let _ = io::stdout().write_all(self.announcement(&domain)?.as_bytes());
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = hang_up.recv() => {}
             ended = api.ended() => return Ok(ended?),
         }
-        println!("stopping");
+        tracing::info!("stopping");
         Ok(api.stop().await?)
     }
 
@@ -94,30 +98,41 @@ impl Up {
         Ok(entries)
     }
 
-    fn announce(&self, domain: &LocalTrustDomain) -> io::Result<()> {
-        match &self.state {
-            Some(directory) => println!(
-                "trust domain {} is up; keys and authorities are kept in {}",
+    /// What is up, for whom, and how to reach it; the last line says that it is ready.
+    fn announcement(
+        &self,
+        domain: &LocalTrustDomain,
+    ) -> Result<String, Box<dyn std::error::Error>> {
+        let mut text = match &self.state {
+            Some(directory) => format!(
+                "trust domain {} is up; keys and authorities are kept in {}\n",
                 self.trust_domain,
                 directory.display()
             ),
-            None => println!(
-                "trust domain {} is up, ephemeral: keys and authorities end with this process; --state DIR keeps them",
+            None => format!(
+                "trust domain {} is up, ephemeral: keys and authorities end with this process; --state DIR keeps them\n",
                 self.trust_domain
             ),
-        }
+        };
         let entries = domain.entries();
         if entries.entries().is_empty() {
-            println!("no entries: every caller gets PERMISSION_DENIED; give --entry or --entries");
+            text.push_str(
+                "no entries: every caller gets PERMISSION_DENIED; give --entry or --entries\n",
+            );
         }
         for entry in entries.entries() {
             let selectors: Vec<_> = entry.selectors().iter().map(|one| one.as_str()).collect();
-            println!("  {} for {}", entry.spiffe_id(), selectors.join(" and "));
+            writeln!(
+                text,
+                "  {} for {}",
+                entry.spiffe_id(),
+                selectors.join(" and ")
+            )?;
         }
         let socket = std::path::absolute(&self.socket)?;
-        println!("SPIFFE_ENDPOINT_SOCKET=unix://{}", socket.display());
-        println!("ready");
-        Ok(())
+        writeln!(text, "SPIFFE_ENDPOINT_SOCKET=unix://{}", socket.display())?;
+        text.push_str("ready\n");
+        Ok(text)
     }
 }
 
