@@ -36,10 +36,33 @@ pub fn renew_at(
     let life = not_after.saturating_since(not_before);
     let opens = life * WINDOW_OPENS / 100;
     let width = life * (WINDOW_CLOSES - WINDOW_OPENS) / 100;
-    // The upper half of the hash as a fraction of the window.
+    not_before + opens + part(width, id, serial)
+}
+
+/// When to replace the SVID of `id` with the serial number `serial`, whose authority was tainted at `tainted_at`: in a
+/// stable slot of the span `over`, so that nothing stampedes, and never after its own slot for renewal.
+pub fn reissue_at(
+    id: SpiffeIdRef<'_>,
+    serial: &[u8],
+    not_before: Timestamp,
+    not_after: Timestamp,
+    tainted_at: Timestamp,
+    over: Duration,
+) -> Timestamp {
+    let slot = tainted_at + part(over, id, serial);
+    slot.min(renew_at(id, serial, not_before, not_after))
+        .max(tainted_at)
+}
+
+/// The hash of both as a fraction of `span`.
+fn part(span: Duration, id: SpiffeIdRef<'_>, serial: &[u8]) -> Duration {
     let slot = u128::from(hash(id.as_str().as_bytes(), serial));
-    let offset = (width.as_nanos() * slot) >> 64;
-    not_before + opens + nanos(offset)
+    // In two halves, since the product of a span of centuries has more than 128 bits.
+    let (high, low) = (
+        span.as_nanos() >> 64,
+        span.as_nanos() & u128::from(u64::MAX),
+    );
+    nanos(high * slot + ((low * slot) >> 64))
 }
 
 fn nanos(nanos: u128) -> Duration {
@@ -89,6 +112,29 @@ mod tests {
             bins[(slot.saturating_since(opens).as_secs() / 10) as usize] += 1;
         }
         assert!(bins.iter().all(|bin| (850..1150).contains(bin)), "{bins:?}");
+    }
+
+    #[test]
+    fn what_a_tainted_authority_signed_is_replaced_evenly_over_the_span() {
+        let from = Timestamp::from_unix_seconds(1_800_000_000);
+        let until = from + Duration::from_secs(36_000);
+        let tainted = from + Duration::from_secs(600);
+        let over = Duration::from_secs(540);
+        let mut bins = [0_u32; 54];
+        for number in 0..54_000_u64 {
+            let serial = number.to_be_bytes();
+            let slot = reissue_at(ID, &serial, from, until, tainted, over);
+            bins[(slot.saturating_since(tainted).as_secs() / 10) as usize] += 1;
+        }
+        assert!(bins.iter().all(|bin| (850..1150).contains(bin)), "{bins:?}");
+        // Its own renewal comes first where that is earlier, but not before the taint.
+        let short = from + Duration::from_secs(1300);
+        let own = renew_at(ID, &[7; 16], from, short);
+        let slot = |tainted| reissue_at(ID, &[7; 16], from, short, tainted, over * 100);
+        assert_eq!(slot(from), own);
+        assert_eq!(slot(short), short);
+        let ages = reissue_at(ID, &[7; 16], from, until, from, Duration::MAX);
+        assert_eq!(ages, renew_at(ID, &[7; 16], from, until));
     }
 
     proptest! {
