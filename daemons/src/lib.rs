@@ -6,7 +6,7 @@
 //!
 //! ```no_run
 //! use spiffe_daemons::local::LocalTrustDomain;
-//! use spiffe_registration::Entry;
+//! use spiffe_daemons::spiffe_registration::Entry;
 //!
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 //! let entry = Entry::from_text("id=spiffe://example.org/web,selector=unix:uid:1000", || "1".into())?;
@@ -29,3 +29,5 @@ pub mod batch;
 pub mod ca;
 pub mod local;
 pub mod verdict;
+
+pub use {spiffe_core, spiffe_registration};

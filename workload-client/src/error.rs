@@ -34,7 +34,9 @@ pub enum ClientError {
         message: String,
     },
     /// The caller has no such identity or bundle, now (status PERMISSION_DENIED).
-    #[error("the Workload API has nothing for this workload: {message}")]
+    #[error(
+        "the Workload API has nothing for this workload: {message}; the agent's log says which selectors it has and what its entry lacks"
+    )]
     PermissionDenied {
         /// What the server says.
         message: String,
@@ -76,7 +78,9 @@ pub enum ClientError {
         message: String,
     },
     /// No connection.
-    #[error("no connection to the Workload API at {endpoint}: {reason}")]
+    #[error(
+        "no connection to the Workload API at {endpoint}: {reason}; is the agent running, and may this user open its socket?"
+    )]
     Unreachable {
         /// Who was asked.
         endpoint: Endpoint,

@@ -207,8 +207,12 @@ impl<F: Feed> Task<F> {
         loop {
             let session = self.session().await;
             let error = session.error;
-            warn!(source = F::NAME, %error, "the Workload API stream ended");
             let is_final = !error.is_retryable();
+            if is_final {
+                warn!(source = F::NAME, %error, "no updates from the Workload API; not asking again");
+            } else {
+                warn!(source = F::NAME, %error, "no updates from the Workload API; asking again");
+            }
             self.state.send_modify(|state| {
                 state.last_error = Some(error.to_string());
                 state.endpoint = EndpointState::Waiting;
