@@ -298,3 +298,33 @@ async fn an_endpoint_that_is_no_workload_api_is_one_clear_error() {
         .to_string();
     assert!(error.contains("missing"), "{error}");
 }
+
+#[test]
+fn entries_that_can_never_match_are_warned_of() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("s");
+    let named = "id=spiffe://example.org/a,selector=unix:uid:root";
+    let foreign = own_entry("b", ",federates_with=other.org");
+    let mut child = support::spiffe()
+        .args(["up", "--trust-domain", "example.org", "--socket"])
+        .arg(&socket)
+        .args(["--entry", named, "--entry", &foreign])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    let said: Vec<_> = lines
+        .map_while(Result::ok)
+        .take_while(|line| line != "ready")
+        .filter(|line| line.starts_with("warning: "))
+        .collect();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(
+        said[0].contains("no caller has unix:uid:root: it takes a number"),
+        "{said:?}"
+    );
+    assert!(said[1].contains("other.org"), "{said:?}");
+}

@@ -46,7 +46,7 @@ pub enum HandshakeError {
         after: Duration,
     },
     /// The peer broke the TLS protocol or offered nothing acceptable.
-    #[error("the TLS handshake failed: {0}")]
+    #[error("the TLS handshake failed: {0}{advice}", advice = advice(.0))]
     Tls(#[source] rustls::Error),
 }
 
@@ -211,6 +211,17 @@ impl PeerRefused {
             rustls::Error::AlertReceived(alert) => Some(Self { alert: *alert }),
             _ => None,
         }
+    }
+}
+
+/// What to look at first, where rustls' own words leave it open.
+fn advice(error: &rustls::Error) -> &'static str {
+    match error {
+        rustls::Error::InvalidMessage(_) => "; is the peer speaking TLS?",
+        rustls::Error::NoCertificatesPresented => {
+            "; the peer has to present an X509-SVID: is it configured for mutual TLS, and does it hold one?"
+        }
+        _ => "",
     }
 }
 

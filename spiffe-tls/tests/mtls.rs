@@ -254,6 +254,10 @@ async fn nonsense_instead_of_tls_is_an_error_of_one_line() {
     near.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     let error = acceptor.accept(far).await.map(|_| ()).unwrap_err();
     assert!(matches!(error, HandshakeError::Tls(_)), "{error:?}");
+    assert!(
+        error.to_string().ends_with("is the peer speaking TLS?"),
+        "{error}"
+    );
     let (near, far) = tokio::io::duplex(1024);
     drop(near);
     let error = acceptor.accept(far).await.map(|_| ()).unwrap_err();

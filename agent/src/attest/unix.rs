@@ -63,6 +63,40 @@ impl UnixAttestor {
         self
     }
 
+    /// Why no caller ever has `selector`, in one line; `None` when one may. An entry with such a selector matches
+    /// nobody, and says so to nobody unless somebody asks here.
+    pub fn never_gives(selector: &Selector) -> Option<&'static str> {
+        if selector.kind() != "unix" {
+            return Some("the unix attestor gives selectors of the type 'unix' only");
+        }
+        let (name, value) = selector.value().split_once(':')?;
+        match name {
+            "uid" | "gid" | "supplementary_gid" if value.parse::<u32>().is_err() => {
+                Some("it takes a number; names go with user, group and supplementary_group")
+            }
+            "path" if !value.starts_with('/') => Some("it takes an absolute path"),
+            "sha256"
+                if value.len() != 64
+                    || !value
+                        .bytes()
+                        .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) =>
+            {
+                Some("it takes 64 lower-case hexadecimal digits")
+            }
+            "uid"
+            | "gid"
+            | "supplementary_gid"
+            | "user"
+            | "group"
+            | "supplementary_group"
+            | "path"
+            | "sha256" => None,
+            _ => Some(
+                "the unix attestor knows uid, gid, supplementary_gid, user, group, supplementary_group, path and sha256",
+            ),
+        }
+    }
+
     fn read(&self, caller: &Caller, proc: &Path) -> Result<Vec<Selector>, AttestError> {
         let status = Status::read(proc)?;
         let connected = (caller.uid(), caller.gid());
@@ -237,6 +271,31 @@ mod tests {
 
     fn myself() -> Caller {
         Caller::of(&UnixStream::pair().unwrap().0).unwrap()
+    }
+
+    #[test]
+    fn what_no_caller_has_is_known_beforehand() {
+        let never = |text: &str| UnixAttestor::never_gives(&text.parse().unwrap()).is_some();
+        let hash = "ab".repeat(32);
+        for good in [
+            "unix:uid:0",
+            "unix:user:root",
+            "unix:group:x y",
+            "unix:path:/bin/sh",
+            &format!("unix:sha256:{hash}"),
+        ] {
+            assert!(!never(good), "{good}");
+        }
+        for bad in [
+            "unix:uid:root",
+            "unix:gid:-1",
+            "unix:uuid:0",
+            "unix:path:sh",
+            "unix:sha256:AB",
+            "k8s:ns:x",
+        ] {
+            assert!(never(bad), "{bad}");
+        }
     }
 
     fn texts(attestor: &UnixAttestor, caller: &Caller) -> Vec<String> {

@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
+use spiffe_agent::attest::UnixAttestor;
 use spiffe_agent::listener::ListenOptions;
 use spiffe_core::{TrustDomain, crypto::system_random};
 use spiffe_daemons::local::LocalTrustDomain;
@@ -129,10 +130,34 @@ impl Up {
                 selectors.join(" and ")
             )?;
         }
+        for warning in self.warnings(domain) {
+            writeln!(text, "warning: {warning}")?;
+        }
         let socket = std::path::absolute(&self.socket)?;
         writeln!(text, "SPIFFE_ENDPOINT_SOCKET=unix://{}", socket.display())?;
         text.push_str("ready\n");
         Ok(text)
+    }
+
+    /// What the entries ask for and cannot get here.
+    fn warnings(&self, domain: &LocalTrustDomain) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for entry in domain.entries().entries() {
+            let id = entry.spiffe_id();
+            for selector in entry.selectors() {
+                if let Some(why) = UnixAttestor::never_gives(selector) {
+                    warnings.push(format!(
+                        "{id} matches nobody: no caller has {selector}: {why}"
+                    ));
+                }
+            }
+            for foreign in &entry.params().federates_with {
+                warnings.push(format!(
+                    "{id} federates with {foreign}, whose bundle 'spiffe up' has no way to get: its peers stay untrusted"
+                ));
+            }
+        }
+        warnings
     }
 }
 
