@@ -130,13 +130,21 @@ async fn short_lived_svids_rotate_by_themselves_and_names_and_hints_arrive() {
 }
 
 #[test]
-fn interrupted_it_drains_removes_its_socket_and_exits_well() {
+fn it_takes_the_descriptors_it_may_and_interrupted_drains_and_removes_its_socket() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("s");
     let up = Up::start(
         &socket,
         &["--entry", &own_entry("web", ""), "--socket-mode", "700"],
     );
+    let limits = fs::read_to_string(format!("/proc/{}/limits", up.id())).unwrap();
+    let files: Vec<_> = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    assert_eq!(files[3], files[4], "soft and hard limit of descriptors");
     let metadata = fs::metadata(&socket).unwrap();
     assert!(metadata.file_type().is_socket());
     assert_eq!(metadata.permissions().mode() & 0o777, 0o700);

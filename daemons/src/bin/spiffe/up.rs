@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use spiffe_agent::attest::UnixAttestor;
 use spiffe_agent::listener::ListenOptions;
 use spiffe_core::{TrustDomain, crypto::system_random};
@@ -55,6 +56,7 @@ impl Up {
     }
 
     async fn serve(self) -> Result<(), Box<dyn std::error::Error>> {
+        raise_descriptor_limit();
         let entries = self.read_entries()?;
         let mut builder = LocalTrustDomain::builder(self.trust_domain.clone()).entries(entries);
         if let Some(directory) = &self.state {
@@ -158,6 +160,16 @@ impl Up {
             }
         }
         warnings
+    }
+}
+
+/// Lets this process have as many descriptors as it may: each caller takes two, its connection and its pidfd, and the
+/// usual soft limit of 1024 would end at some five hundred callers.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open descriptors stays as it was");
     }
 }
 
