@@ -51,17 +51,7 @@ impl Domain {
 
     /// An SVID of this trust domain.
     pub(crate) fn svid(&self, path: &str) -> Result<X509Svid, Box<dyn Error>> {
-        let mut params = params(DistinguishedName::new());
-        params.subject_alt_names = vec![
-            SanType::URI(format!("spiffe://{}/{path}", self.name).try_into()?),
-            SanType::DnsName(DNS_NAME.try_into()?),
-        ];
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        let params = leaf(&format!("spiffe://{}/{path}", self.name))?;
         let key = key()?;
         let leaf = params.signed_by(&key, &self.issuer)?;
         let mut chain = vec![leaf.der().clone()];
@@ -115,7 +105,24 @@ fn key() -> Result<KeyPair, rcgen::Error> {
     KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
 }
 
-fn authority(name: &str) -> CertificateParams {
+/// What a leaf says.
+pub(crate) fn leaf(id: &str) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = params(DistinguishedName::new());
+    params.subject_alt_names = vec![
+        SanType::URI(id.try_into()?),
+        SanType::DnsName(DNS_NAME.try_into()?),
+    ];
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    Ok(params)
+}
+
+/// What a certificate says that may issue others.
+pub(crate) fn authority(name: &str) -> CertificateParams {
     let mut subject = DistinguishedName::new();
     subject.push(DnType::CommonName, name);
     let mut params = params(subject);

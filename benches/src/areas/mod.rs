@@ -2,6 +2,9 @@
 
 mod bundle;
 mod ca;
+#[cfg(feature = "peers")]
+mod go;
+mod hostile;
 mod id;
 mod jwt;
 #[cfg(feature = "peers")]
@@ -44,8 +47,20 @@ pub(crate) const BENCHES: &[Bench] = &[
         run: svid::from_der,
     },
     Bench {
-        rows: &[verify::CHAIN, verify::CHAIN_OVER_WEBPKI],
+        rows: &[verify::CHAIN, verify::CHAIN_OVER_WEBPKI, verify::WARM],
         run: verify::chain,
+    },
+    Bench {
+        rows: &[hostile::P256],
+        run: hostile::p256,
+    },
+    Bench {
+        rows: &[hostile::P521],
+        run: hostile::p521,
+    },
+    Bench {
+        rows: &[hostile::RSA_8192],
+        run: hostile::rsa_8192,
     },
     Bench {
         rows: &[jwt::ES256],
@@ -111,5 +126,30 @@ pub(crate) const BENCHES: &[Bench] = &[
     Bench {
         rows: &[peers::RS256],
         run: peers::jwt_rs256,
+    },
+    #[cfg(feature = "peers")]
+    Bench {
+        rows: &[go::ID],
+        run: go::id_parse,
+    },
+    #[cfg(feature = "peers")]
+    Bench {
+        rows: &[go::DOCUMENT],
+        run: go::bundle_parse,
+    },
+    #[cfg(feature = "peers")]
+    Bench {
+        rows: &[go::CHAIN],
+        run: go::x509_verify,
+    },
+    #[cfg(feature = "peers")]
+    Bench {
+        rows: &[go::ES256],
+        run: go::jwt_es256,
+    },
+    #[cfg(feature = "peers")]
+    Bench {
+        rows: &[go::RS256],
+        run: go::jwt_rs256,
     },
 ];
