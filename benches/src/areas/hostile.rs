@@ -145,7 +145,7 @@ fn signed(certificate: &CertificateDer<'_>) -> Result<(Vec<u8>, Vec<u8>), Box<dy
     ))
 }
 
-/// A key of 8,192 bits with the largest exponent that checks take, and no private half: what it signs is never good.
+/// A key of 8,192 bits with the largest exponent that is taken, of 32 bits, and no private half: what it signs is never good.
 struct Rsa(Vec<u8>);
 
 impl Rsa {
@@ -155,7 +155,7 @@ impl Rsa {
         modulus.resize(1 + RSA_BYTES, 0x5b);
         let numbers = [
             element(INTEGER, &modulus),
-            element(INTEGER, &[1, 0xff, 0xff, 0xff, 0xff]),
+            element(INTEGER, &[0, 0xff, 0xff, 0xff, 0xff]),
         ];
         Self(element(SEQUENCE, &numbers.concat()))
     }
