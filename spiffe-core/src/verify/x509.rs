@@ -35,8 +35,8 @@ pub const MAX_INTERMEDIATES: usize = 6;
 pub const MAX_CERTIFICATE_BYTES: usize = 16 * 1024;
 
 /// The most signature checks for one chain, a warm issuer's aside. An honest chain takes one for each certificate; this
-/// leaves room for three authorities of one name without key identifiers, and keeps the worst chain at 3 ms for P-256
-/// and below 25 ms for P-521, the slowest.
+/// leaves room for three authorities of one name without key identifiers, and keeps the worst chain at 3 ms for P-256,
+/// 18 ms for P-521 and 29 ms for RSA of 8192 bits with the largest exponent that is taken, the slowest.
 pub const MAX_SIGNATURE_CHECKS: usize = 48;
 
 /// In which role the peer presents its leaf; an extended key usage must allow it (RFC 5280 §4.2.1.12).
