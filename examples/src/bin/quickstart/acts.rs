@@ -112,7 +112,7 @@ pub(crate) async fn rotate_and_roll_over(
             rotate(world).await?;
             serials.insert(serial(&world.server)?);
         }
-        roll_over(world).await?;
+        roll_over(world, &load).await?;
         rollovers += 1;
         serials.insert(serial(&world.server)?);
         if began.elapsed() >= at_least {
@@ -166,7 +166,7 @@ async fn rotate(world: &World) -> Outcome {
 }
 
 /// The new authority is published, then used, then the old one is retired; each step once everybody has seen the last.
-async fn roll_over(world: &World) -> Outcome {
+async fn roll_over(world: &World, load: &Load) -> Outcome {
     let sources = [&world.server, &world.east_client, &world.west_client];
     let authorities = |source: &X509Source| -> Outcome<usize> {
         let east = source.bundle(world.east.trust_domain().as_ref())?;
@@ -190,6 +190,11 @@ async fn roll_over(world: &World) -> Outcome {
     let new = issuer(world)?;
     rotate(world).await?;
     expect(issuer(world)? != new, "the new authority signs")?;
+    within("connections of the old authority's SVIDs end", async {
+        load.settle().await;
+        Ok(())
+    })
+    .await?;
     world.east.retire_x509_authority().await?;
     for source in sources {
         until(source, "the old authority is retired", |source| {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use spiffe_examples::{answer, greet};
 use spiffe_tls::{Acceptor, Connector};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// What the clients and the server have counted.
@@ -72,6 +73,8 @@ pub(crate) async fn call(connector: &Connector, server: SocketAddr) -> Result<St
 
 /// Clients under way; they stop when asked to.
 pub(crate) struct Load {
+    /// How many connections each client has ended.
+    ended: Vec<watch::Receiver<u64>>,
     pub(crate) counts: Arc<Counts>,
     stop: Arc<AtomicBool>,
     clients: JoinSet<()>,
@@ -83,21 +86,37 @@ impl Load {
         let counts = Arc::new(Counts::default());
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
+        let mut all_ended = Vec::new();
         for connector in connectors.iter().cycle().take(usize::from(clients)) {
             let (connector, counts, stop) = (connector.clone(), counts.clone(), stop.clone());
+            let (ended, receiver) = watch::channel(0);
+            all_ended.push(receiver);
             tasks.spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
                     match call(&connector, server).await {
                         Ok(_) => drop(counts.ok.fetch_add(1, Ordering::Relaxed)),
                         Err(text) => counts.note_failure(text),
                     }
+                    ended.send_modify(|ended| *ended += 1);
                 }
             });
         }
         Self {
+            ended: all_ended,
             counts,
             stop,
             clients: tasks,
+        }
+    }
+
+    /// Waits until every connection that is open now has ended: one that began with an earlier SVID may not outlive the
+    /// authority behind it.
+    pub(crate) async fn settle(&self) {
+        for client in &self.ended {
+            let mut client = client.clone();
+            let seen = *client.borrow();
+            // A client that has stopped has nothing open.
+            let _ = client.wait_for(|ended| *ended > seen).await;
         }
     }
 
