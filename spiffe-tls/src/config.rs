@@ -16,7 +16,7 @@ use spiffe_core::{Authorizer, Clock, Publisher, Source, SystemClock};
 use crate::handshake::{Acceptor, Connector};
 use crate::material::{self, Identity};
 use crate::resolver::{IdentityResolver, Own};
-use crate::verifier::{Judge, PeerVerifier, View};
+use crate::verifier::{Judge, PeerVerifier};
 
 /// How long a peer has to finish its handshake unless [`Mtls::handshake_timeout`] says otherwise.
 pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -122,9 +122,7 @@ impl Mtls {
     /// [`ConfigError`].
     pub fn acceptor(self) -> Result<Acceptor, ConfigError> {
         let prepared = self.prepare()?;
-        let ready = prepared.derive(|prepared, snapshot, own| {
-            prepared.server(View::Pinned(snapshot.clone()), own)
-        })?;
+        let ready = prepared.derive(|prepared, own| prepared.server(true, own))?;
         Ok(Acceptor::new(
             ready,
             prepared.clock.clone(),
@@ -139,9 +137,7 @@ impl Mtls {
     /// [`ConfigError`].
     pub fn connector(self) -> Result<Connector, ConfigError> {
         let prepared = self.prepare()?;
-        let ready = prepared.derive(|prepared, snapshot, own| {
-            prepared.client(View::Pinned(snapshot.clone()), own)
-        })?;
+        let ready = prepared.derive(|prepared, own| prepared.client(true, own))?;
         Ok(Connector::new(
             ready,
             prepared.clock.clone(),
@@ -158,8 +154,7 @@ impl Mtls {
     pub fn server_config(self) -> Result<Arc<ServerConfig>, ConfigError> {
         let prepared = self.prepare()?;
         let own = prepared.live_identity()?;
-        let view = View::Live(prepared.publisher.clone());
-        Ok(prepared.server(view, own)?)
+        Ok(prepared.server(false, own)?)
     }
 
     /// A plain rustls configuration for the client's side, likewise. The server name given to rustls means nothing:
@@ -171,8 +166,7 @@ impl Mtls {
     pub fn client_config(self) -> Result<Arc<ClientConfig>, ConfigError> {
         let prepared = self.prepare()?;
         let own = prepared.live_identity()?;
-        let view = View::Live(prepared.publisher.clone());
-        Ok(prepared.client(view, own)?)
+        Ok(prepared.client(false, own)?)
     }
 
     fn prepare(self) -> Result<Arc<Prepared>, ConfigError> {
@@ -221,12 +215,12 @@ impl Prepared {
     /// Registers the step that makes each next revision ready before it is published.
     fn derive<C: Send + Sync + 'static>(
         self: &Arc<Self>,
-        build: impl Fn(&Self, &Arc<Snapshot>, Own) -> Result<Arc<C>, Rejection> + Send + Sync + 'static,
+        build: impl Fn(&Self, Own) -> Result<Arc<C>, Rejection> + Send + Sync + 'static,
     ) -> Result<Derived<Ready<C>>, ConfigError> {
         let shared = self.clone();
         let derived = self.publisher.derive(move |snapshot| {
             let identity = shared.identity(snapshot)?;
-            let config = build(&shared, snapshot, Own::Pinned(identity.clone()))?;
+            let config = build(&shared, Own::Pinned(identity.clone()))?;
             Ok(Ready { config, identity })
         })?;
         Ok(derived)
@@ -245,12 +239,12 @@ impl Prepared {
         Ok(picked.map(Arc::new))
     }
 
-    fn server(&self, view: View, own: Own) -> Result<Arc<ServerConfig>, Rejection> {
+    fn server(&self, is_ours: bool, own: Own) -> Result<Arc<ServerConfig>, Rejection> {
         let provider = self.judge.provider.clone();
         let mut config = ServerConfig::builder_with_details(provider, self.time())
             .with_protocol_versions(&self.versions)
             .map_err(unusable)?
-            .with_client_cert_verifier(self.verifier(view))
+            .with_client_cert_verifier(self.verifier(is_ours))
             .with_cert_resolver(self.resolver(own));
         // A resumed session would skip the verifier: after trust is withdrawn the peer must not come back so.
         config.send_tls13_tickets = 0;
@@ -259,13 +253,13 @@ impl Prepared {
         Ok(Arc::new(config))
     }
 
-    fn client(&self, view: View, own: Own) -> Result<Arc<ClientConfig>, Rejection> {
+    fn client(&self, is_ours: bool, own: Own) -> Result<Arc<ClientConfig>, Rejection> {
         let provider = self.judge.provider.clone();
         let mut config = ClientConfig::builder_with_details(provider, self.time())
             .with_protocol_versions(&self.versions)
             .map_err(unusable)?
             .dangerous()
-            .with_custom_certificate_verifier(self.verifier(view))
+            .with_custom_certificate_verifier(self.verifier(is_ours))
             .with_client_cert_resolver(self.resolver(own));
         config.resumption = Resumption::disabled();
         config.enable_sni = false;
@@ -273,10 +267,11 @@ impl Prepared {
         Ok(Arc::new(config))
     }
 
-    fn verifier(&self, view: View) -> Arc<PeerVerifier> {
+    fn verifier(&self, is_ours: bool) -> Arc<PeerVerifier> {
         Arc::new(PeerVerifier {
             judge: self.judge.clone(),
-            view,
+            publisher: self.publisher.clone(),
+            is_ours,
         })
     }
 

@@ -1,4 +1,4 @@
-//! Handshakes under one revision, with a deadline, and with the verdict that ended them.
+//! Handshakes with the identity of one revision, with a deadline, and with the verdict that ended them.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, CommonState, ProtocolVersion, ServerConfig};
 use spiffe_core::Clock;
-use spiffe_core::snapshot::{Derived, Published};
+use spiffe_core::snapshot::{Derived, Revision};
 use spiffe_core::verify::VerifiedX509;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -24,8 +24,8 @@ use crate::stream::TlsStream;
 
 /// The server's side of mutual TLS; clones share everything.
 ///
-/// Each handshake takes the revision that is current when it begins and finishes under it, whatever is published
-/// meanwhile. Connections that are open when a revision comes stay open.
+/// Each handshake presents the identity of the revision that is current when it begins, and judges the peer by the
+/// bundles that are current when the peer's chain arrives. Connections that are open when a revision comes stay open.
 #[derive(Clone, Debug)]
 pub struct Acceptor {
     ready: Derived<Ready<ServerConfig>>,
@@ -59,13 +59,12 @@ impl Acceptor {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let (published, ready) = self.ready.load();
+        let (_, ready) = self.ready.load();
         let accepting = tokio_rustls::TlsAcceptor::from(ready.config.clone()).accept(transport);
         let end = Handshake {
             clock: &*self.clock,
             timeout: self.timeout,
             identity: ready.identity.as_deref(),
-            published: &published,
         };
         let (stream, verified) = end.run(accepting).await?;
         let peer = end.peer(verified, stream.get_ref().1)?;
@@ -119,12 +118,11 @@ impl Connector {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let (published, ready) = self.ready.load();
+        let (_, ready) = self.ready.load();
         let end = Handshake {
             clock: &*self.clock,
             timeout: self.timeout,
             identity: ready.identity.as_deref(),
-            published: &published,
         };
         // A client without a certificate would be told by the server; it is told here, by name.
         end.identity()?;
@@ -141,12 +139,14 @@ fn unused_name() -> ServerName<'static> {
     std::net::Ipv4Addr::UNSPECIFIED.into()
 }
 
+/// A verified and authorised peer, and the revision whose bundles judged it.
+type Judged = (VerifiedX509, Revision);
+
 /// One handshake of either role.
 struct Handshake<'a> {
     clock: &'a dyn Clock,
     timeout: Duration,
     identity: Option<&'a Identity>,
-    published: &'a Published,
 }
 
 impl Handshake<'_> {
@@ -154,7 +154,7 @@ impl Handshake<'_> {
     async fn run<S>(
         &self,
         handshake: impl Future<Output = io::Result<S>>,
-    ) -> Result<(S, Option<VerifiedX509>), HandshakeError> {
+    ) -> Result<(S, Option<Judged>), HandshakeError> {
         let mut handshake = pin!(handshake);
         let until = self.clock.monotonic().saturating_add(self.timeout);
         let mut deadline = self.clock.sleep_until(until);
@@ -202,17 +202,17 @@ impl Handshake<'_> {
 
     fn peer(
         &self,
-        verified: Option<VerifiedX509>,
+        verified: Option<Judged>,
         connection: &CommonState,
     ) -> Result<Peer, HandshakeError> {
         // Fail closed: a handshake that ended without a verdict proves nobody.
-        let (Some(verified), Some(identity)) = (verified, self.identity) else {
+        let (Some((verified, revision)), Some(identity)) = (verified, self.identity) else {
             return Err(HandshakeError::Tls(rustls::Error::NoCertificatesPresented));
         };
         Ok(Peer {
             verified,
             own: identity.svid.id().clone(),
-            revision: self.published.revision(),
+            revision,
             version: connection
                 .protocol_version()
                 .unwrap_or(ProtocolVersion::TLSv1_3),
@@ -230,9 +230,9 @@ impl Handshake<'_> {
 pub(crate) mod verdict {
     use std::cell::RefCell;
 
-    use super::{Refusal, VerifiedX509};
+    use super::{Judged, Refusal};
 
-    type Verdict = Result<VerifiedX509, Refusal>;
+    type Verdict = Result<Judged, Refusal>;
 
     thread_local! {
         static CURRENT: RefCell<Option<Option<Verdict>>> = const { RefCell::new(None) };

@@ -11,28 +11,10 @@ use rustls::{
 };
 use spiffe_core::snapshot::Snapshot;
 use spiffe_core::verify::{PeerRole, VerifiedX509, X509Error, X509Verifier};
-use spiffe_core::{Authorizer, Clock, PeerFacts};
+use spiffe_core::{Authorizer, Clock, PeerFacts, Publisher};
 
 use crate::error::{Refusal, RefusalReason};
 use crate::handshake::verdict;
-
-/// Whose state a handshake is judged by.
-#[derive(Clone, Debug)]
-pub(crate) enum View {
-    /// One revision, chosen before the handshake began: our acceptor and connector.
-    Pinned(Arc<Snapshot>),
-    /// Whatever is current: plain rustls configurations, which live on through rotations.
-    Live(spiffe_core::Publisher),
-}
-
-impl View {
-    fn snapshot(&self) -> Arc<Snapshot> {
-        match self {
-            Self::Pinned(snapshot) => snapshot.clone(),
-            Self::Live(publisher) => publisher.load().snapshot().clone(),
-        }
-    }
-}
 
 /// What stays the same for all handshakes of a configuration.
 #[derive(Debug)]
@@ -47,7 +29,12 @@ pub(crate) struct Judge {
 #[derive(Debug)]
 pub(crate) struct PeerVerifier {
     pub(crate) judge: Arc<Judge>,
-    pub(crate) view: View,
+    /// Whose bundles judge: always what is current when the peer's chain arrives. A handshake may have begun long
+    /// before, and neither trust that was withdrawn since nor an authority that came since may be missed.
+    pub(crate) publisher: Publisher,
+    /// Whether an acceptor or connector of ours drives the handshake. A plain configuration may be at work inside the
+    /// transport of one, on the same thread, and its verdict is about another peer.
+    pub(crate) is_ours: bool,
 }
 
 impl PeerVerifier {
@@ -58,7 +45,7 @@ impl PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         role: PeerRole,
     ) -> Result<(), rustls::Error> {
-        let snapshot = self.view.snapshot();
+        let snapshot = self.publisher.load().snapshot().clone();
         let now = self.judge.clock.now();
         let chain: Vec<CertificateDer<'_>> = std::iter::once(end_entity)
             .chain(intermediates)
@@ -66,14 +53,14 @@ impl PeerVerifier {
             .collect();
         match self.decide(&chain, &snapshot, now, role) {
             Ok(peer) => {
-                if self.is_ours() {
-                    verdict::leave(Ok(peer));
+                if self.is_ours {
+                    verdict::leave(Ok((peer, snapshot.revision())));
                 }
                 Ok(())
             }
             Err(reason) => {
                 let error = rustls::Error::InvalidCertificate(alert_for(&reason));
-                if self.is_ours() {
+                if self.is_ours {
                     let chain = chain.into_iter().map(CertificateDer::into_owned).collect();
                     verdict::leave(Err(Refusal::new(
                         reason,
@@ -87,12 +74,6 @@ impl PeerVerifier {
                 Err(error)
             }
         }
-    }
-
-    /// Whether an acceptor or connector of ours drives the handshake. A plain configuration may be at work inside the
-    /// transport of one, on the same thread, and its verdict is about another peer.
-    fn is_ours(&self) -> bool {
-        matches!(self.view, View::Pinned(_))
     }
 
     fn decide(

@@ -429,3 +429,38 @@ async fn a_client_that_would_resume_is_made_to_prove_itself_again() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_handshake_that_began_earlier_is_judged_by_the_bundles_of_now() {
+    let clock = HandClock::default();
+    let (east, west) = (Domain::new("east"), Domain::new("west"));
+    let server = Publisher::fixed([east.svid("server", 600)], bundles(&[&east]));
+    let client = Publisher::fixed([west.svid("client", 600)], bundles(&[&east]));
+    let (acceptor, connector) = ends(&clock, &server, &client, "any", "any");
+    let svids = server.load().svids().to_vec();
+    // The server has begun, and waits for a client that takes its time.
+    let late = async |trusted: &[&Domain]| {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let accepting = tokio::spawn({
+            let acceptor = acceptor.clone();
+            async move { acceptor.accept(far).await }
+        });
+        tokio::task::yield_now().await;
+        server.publish(svids.clone(), bundles(trusted)).unwrap();
+        let connected = connector.connect(near).await;
+        (accepting.await.unwrap(), connected)
+    };
+    let (accepted, _near) = late(&[&east, &west]).await;
+    let peer = accepted.unwrap().peer().clone();
+    assert_eq!(
+        peer.revision(),
+        server.load().revision(),
+        "trust that came meanwhile counts"
+    );
+    let (accepted, _near) = late(&[&east]).await;
+    assert_eq!(
+        refused(accepted).0,
+        Rule::TrustDomainUnknown,
+        "and so does its withdrawal"
+    );
+}
