@@ -282,6 +282,9 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 }
 
 /// The operating system's clock, waiting on tokio's timer.
+///
+/// Its [`monotonic`](Clock::monotonic) is the standard library's `Instant`, which on Linux stands still while the machine
+/// sleeps; validity is judged by [`now`](Clock::now), which does not.
 #[cfg(feature = "tokio")]
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]

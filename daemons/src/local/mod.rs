@@ -144,7 +144,8 @@ impl LocalTrustDomain {
     }
 
     /// Takes the old X.509 authority out of the bundle, whether or not something it signed is still valid: for when
-    /// everything has been re-issued.
+    /// everything has been re-issued and no handshake that presents what it signed is under way. The authority's own
+    /// life waits for that by itself.
     ///
     /// # Errors
     ///
