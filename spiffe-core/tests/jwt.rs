@@ -10,7 +10,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use proptest::prelude::*;
 use spiffe_core::crypto::{CryptoProvider, aws_lc_rs};
 use spiffe_core::key::{KeyError, KeyType, PrivateKey, Signer};
-use spiffe_core::pki_types::SignatureVerificationAlgorithm;
+use spiffe_core::pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
 use spiffe_core::svid::{JwtError, JwtSvid, MAX_TOKEN_BYTES};
 use spiffe_core::verify::{JwtVerifier, MAX_JWT_KEYS_TRIED};
 use spiffe_core::{Bundle, BundleSet, Explanation, Outcome, Rule, Timestamp, TrustDomain};
@@ -251,6 +251,10 @@ impl CryptoProvider for Stranger {
 
     fn generate_key(&self, kind: KeyType) -> Result<PrivateKey, KeyError> {
         aws_lc_rs().generate_key(kind)
+    }
+
+    fn is_on_curve(&self, key: &SubjectPublicKeyInfoDer<'_>) -> bool {
+        aws_lc_rs().is_on_curve(key)
     }
 
     fn sha256(&self, data: &[u8]) -> [u8; 32] {

@@ -196,6 +196,10 @@ impl CryptoProvider for Provider {
         aws_lc_rs().generate_key(kind)
     }
 
+    fn is_on_curve(&self, key: &SubjectPublicKeyInfoDer<'_>) -> bool {
+        aws_lc_rs().is_on_curve(key)
+    }
+
     fn sha256(&self, data: &[u8]) -> [u8; 32] {
         aws_lc_rs().sha256(data)
     }

@@ -238,7 +238,9 @@ impl X509Issuer {
             return Err(IssueError::TooManyDnsNames);
         }
         let key = PublicKey::parse(public_key)?;
-        self.settings.key_policy.judge_parsed(&key)?;
+        self.settings
+            .key_policy
+            .judge_whole(public_key, &key, &*self.settings.crypto)?;
         let serial = serial(&*self.settings.random)?;
         let algorithm = self.signer.algorithm().x509_identifier();
         let tbs = Fields {
@@ -326,7 +328,9 @@ impl X509Issuer {
             None
         };
         let key = PublicKey::parse(public_key)?;
-        self.settings.key_policy.judge_parsed(&key)?;
+        self.settings
+            .key_policy
+            .judge_whole(public_key, &key, &*self.settings.crypto)?;
         let serial = serial(&*self.settings.random)?;
         let key_id = key_id(&*self.settings.crypto, key.bytes);
         let number = u128::from_be_bytes(serial).to_string();

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use spiffe_core::crypto::CryptoProvider;
 use spiffe_core::pki_types::SubjectPublicKeyInfoDer;
 
 use crate::der::{NotDer, OBJECT_IDENTIFIER, Reader, SEQUENCE};
@@ -75,8 +76,7 @@ impl Default for KeyPolicy {
 impl KeyPolicy {
     /// The kind of an allowed key, given as SubjectPublicKeyInfo in DER.
     ///
-    /// That an EC point lies on its curve is only shown by a signature: issue from CSRs where requesters are not
-    /// trusted to name their own keys.
+    /// Whether an EC point lies on its curve takes cryptography: issuers ask their provider.
     ///
     /// # Errors
     ///
@@ -87,6 +87,23 @@ impl KeyPolicy {
         key: &SubjectPublicKeyInfoDer<'_>,
     ) -> Result<PublicKeyKind, PublicKeyError> {
         self.judge_parsed(&PublicKey::parse(key)?)
+    }
+
+    /// As [`Self::judge`], and an EC key is a point of its curve.
+    pub(crate) fn judge_whole(
+        &self,
+        key: &SubjectPublicKeyInfoDer<'_>,
+        parsed: &PublicKey<'_>,
+        crypto: &dyn CryptoProvider,
+    ) -> Result<(), PublicKeyError> {
+        match self.judge_parsed(parsed)? {
+            PublicKeyKind::EcP256 | PublicKeyKind::EcP384 | PublicKeyKind::EcP521
+                if !crypto.is_on_curve(key) =>
+            {
+                Err(PublicKeyError::NotOnCurve)
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn judge_parsed(

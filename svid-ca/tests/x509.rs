@@ -14,7 +14,8 @@ use spiffe_core::{Random, RandomError, Timestamp, X509Svid};
 use spiffe_svid_ca::error::{IssueError, IssuerError, PublicKeyError};
 use spiffe_svid_ca::issuer::{IssuerSettings, X509Issuer};
 use spiffe_svid_ca::{
-    Csr, DnsName, IssuedX509, Profile, PublicKeyKind, TrustDomainCa, X509SvidParams,
+    Csr, DnsName, IntermediateParams, IssuedX509, Profile, PublicKeyKind, TrustDomainCa,
+    X509SvidParams,
 };
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
@@ -528,5 +529,25 @@ fn no_serial_number_without_randomness() {
             built.unwrap_err().to_string(),
             "the source of randomness failed"
         );
+    }
+}
+
+#[test]
+fn an_ec_key_is_a_point_of_its_curve() {
+    let ca = ca();
+    for kind in [KeyType::EcP256, KeyType::EcP384, KeyType::EcP521] {
+        let good = key(kind).public_key().clone();
+        assert!(ready(ca.issue_x509(&web(), &good, NOW)).is_ok());
+        let mut off = good.to_vec();
+        *off.last_mut().unwrap() ^= 1;
+        let off = off.into();
+        let refused = ready(ca.issue_x509(&web(), &off, NOW));
+        assert!(matches!(
+            refused,
+            Err(IssueError::Key(PublicKeyError::NotOnCurve))
+        ));
+        let below = IntermediateParams::new();
+        assert!(ready(ca.issue_intermediate(&below, &good, NOW)).is_ok());
+        assert!(ready(ca.issue_intermediate(&below, &off, NOW)).is_err());
     }
 }

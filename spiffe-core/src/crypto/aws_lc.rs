@@ -73,6 +73,20 @@ impl CryptoProvider for AwsLc {
         Ok(PrivateKey::from_pkcs8_der(pkcs8))
     }
 
+    fn is_on_curve(&self, key: &SubjectPublicKeyInfoDer<'_>) -> bool {
+        use aws_lc_rs::signature as aws;
+
+        // Parsing is what checks the point.
+        let curves: [&'static dyn VerificationAlgorithm; 3] = [
+            &aws::ECDSA_P256_SHA256_ASN1,
+            &aws::ECDSA_P384_SHA384_ASN1,
+            &aws::ECDSA_P521_SHA512_ASN1,
+        ];
+        curves
+            .into_iter()
+            .any(|curve| aws::ParsedPublicKey::new(curve, key.as_ref()).is_ok())
+    }
+
     fn sha256(&self, data: &[u8]) -> [u8; 32] {
         let mut out = [0; 32];
         out.copy_from_slice(digest::digest(&digest::SHA256, data).as_ref());

@@ -8,7 +8,7 @@ pub(crate) mod aws_lc;
 use std::fmt;
 use std::sync::Arc;
 
-use rustls_pki_types::SignatureVerificationAlgorithm;
+use rustls_pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
 
 use crate::key::{KeyError, KeyType, PrivateKey, Signer};
 
@@ -36,6 +36,10 @@ pub trait CryptoProvider: fmt::Debug + Send + Sync + 'static {
     ///
     /// [`KeyError::Unsupported`] and [`KeyError::Generation`].
     fn generate_key(&self, kind: KeyType) -> Result<PrivateKey, KeyError>;
+
+    /// Whether an EC public key, SubjectPublicKeyInfo in DER, is a point of its curve (SEC 1 §3.2.2.1); `false` for any
+    /// other kind of key.
+    fn is_on_curve(&self, key: &SubjectPublicKeyInfoDer<'_>) -> bool;
 
     /// SHA-256 of `data`.
     fn sha256(&self, data: &[u8]) -> [u8; 32];
