@@ -15,7 +15,7 @@ use spiffe_core::crypto::CryptoProvider;
 
 use crate::error::LogError;
 use crate::issuer::hex;
-use crate::storage::Storage;
+use crate::storage::{Storage, told};
 
 /// The file that is written. Full ones are renamed to `issuance-<number of the first record>.log`.
 pub const LOG_FILE: &str = "issuance.log";
@@ -196,7 +196,7 @@ impl IssuanceLog {
         let failed = |error: &std::io::Error| LogError::Io {
             path: self.storage.path(LOG_FILE),
             action: "written",
-            reason: error.to_string(),
+            reason: told(error),
         };
         if end.torn {
             self.storage
@@ -266,7 +266,7 @@ impl IssuanceLog {
             LogError::Io {
                 path: self.storage.path(LOG_FILE),
                 action: "synced",
-                reason: error.to_string(),
+                reason: told(&error),
             }
         })?;
         end.unsynced = 0;
@@ -280,7 +280,7 @@ impl IssuanceLog {
         let failed = |error: std::io::Error| LogError::Io {
             path: self.storage.path(&name),
             action: "written",
-            reason: error.to_string(),
+            reason: told(&error),
         };
         self.storage.rename(LOG_FILE, &name).map_err(failed)?;
         end.length = 0;
@@ -425,7 +425,7 @@ impl Reading<'_> {
         let names = self.storage.list().map_err(|error| LogError::Io {
             path: self.storage.path(LOG_FILE),
             action: "looked for",
-            reason: error.to_string(),
+            reason: told(&error),
         })?;
         let mut closed: Vec<_> = names
             .into_iter()
@@ -459,7 +459,7 @@ impl Reading<'_> {
         LogError::Io {
             path: self.storage.path(file),
             action: "read",
-            reason: error.to_string(),
+            reason: told(error),
         }
     }
 

@@ -5,19 +5,20 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::Uid;
 use spiffe_core::TrustDomain;
 
 use crate::authority::State;
 use crate::authority::journal::{self, JOURNAL_FILE, MAX_JOURNAL_BYTES};
 use crate::error::StateError;
 use crate::keys::{KEYS_FILE, MAX_KEYS_FILE_BYTES};
-use crate::storage::{Directory, Storage, replace};
+use crate::storage::{Directory, Storage, replace, told};
 
 /// The file that is locked while the directory is in use.
 pub const LOCK_FILE: &str = "lock";
@@ -137,7 +138,7 @@ impl StateDir {
     }
 }
 
-/// Makes the directory, or looks whether it is for its owner alone. An empty one that is not was made a moment ago
+/// Makes the directory, or looks whether it is this user's, and for its owner alone. An empty one that is not was made a moment ago
 /// for this purpose and is closed; one with contents may hold what others already read.
 fn create(path: &Path) -> Result<(), StateError> {
     let metadata = match fs::metadata(path) {
@@ -155,6 +156,14 @@ fn create(path: &Path) -> Result<(), StateError> {
             path: path.into(),
             action: "used as a state directory",
             reason: "it is not a directory".into(),
+        });
+    }
+    let (owner, user) = (metadata.uid(), Uid::effective().as_raw());
+    if owner != user {
+        return Err(StateError::Owner {
+            path: path.into(),
+            owner,
+            user,
         });
     }
     let mode = metadata.permissions().mode() & 0o777;
@@ -210,6 +219,6 @@ fn io_error(path: &Path, action: &'static str, error: &io::Error) -> StateError 
     StateError::Io {
         path: path.into(),
         action,
-        reason: error.to_string(),
+        reason: told(error),
     }
 }

@@ -115,8 +115,22 @@ impl fmt::Debug for Stored {
     }
 }
 
+/// What the system said and what to do about it, in one line.
+pub fn told(error: &io::Error) -> String {
+    let remedy = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room there",
+        io::ErrorKind::ReadOnlyFilesystem => "make it writable, or choose another directory",
+        io::ErrorKind::PermissionDenied => {
+            "run as its owner, or give this user the directory with: chown -R"
+        }
+        io::ErrorKind::FileTooLarge => "move it away if it is not of this program's making",
+        _ => "see to the disk",
+    };
+    format!("{error}; {remedy}")
+}
+
 /// Replaces a file so that a crash at any moment leaves the old contents or the new: write a temporary file in the
-/// same directory, sync it, rename it, sync the directory.
+/// same directory, sync it, rename it, sync the directory. A failure takes the temporary file away again.
 ///
 /// # Errors
 ///
@@ -124,9 +138,15 @@ impl fmt::Debug for Stored {
 /// the new ones are, and may be lost in a crash.
 pub fn replace(storage: &dyn Storage, name: &str, contents: &[u8]) -> io::Result<()> {
     let temporary = format!(".{name}.new");
-    storage.write(&temporary, contents)?;
-    storage.sync(&temporary)?;
-    storage.rename(&temporary, name)?;
+    let placed = storage
+        .write(&temporary, contents)
+        .and_then(|()| storage.sync(&temporary))
+        .and_then(|()| storage.rename(&temporary, name));
+    if let Err(error) = placed {
+        // Half a file serves nobody, and takes room on a disk that may be full. What went wrong first is what counts.
+        let _ = storage.remove(&temporary);
+        return Err(error);
+    }
     storage.sync_directory()
 }
 
@@ -359,19 +379,22 @@ impl Storage for Rehearsal {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     /// Notes the steps and fails at one of them.
     #[derive(Debug, Default)]
     struct Recording {
         steps: Mutex<Vec<String>>,
+        asked: AtomicUsize,
         fail_at: Option<usize>,
     }
 
     impl Recording {
         fn step(&self, step: String) -> io::Result<()> {
             let mut steps = self.steps.lock().unwrap();
-            if self.fail_at == Some(steps.len()) {
+            if self.fail_at == Some(self.asked.fetch_add(1, Ordering::Relaxed)) {
                 return Err(io::Error::from(io::ErrorKind::StorageFull));
             }
             steps.push(step);
@@ -444,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_follows_a_step_that_failed() {
+    fn after_a_step_that_failed_only_the_temporary_file_is_taken_away() {
         for step in 0..STEPS.len() {
             let storage = Recording {
                 fail_at: Some(step),
@@ -452,7 +475,11 @@ mod tests {
             };
             let error = replace(&storage, "keys.json", b"{}").unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::StorageFull);
-            assert_eq!(*storage.steps.lock().unwrap(), STEPS[..step]);
+            let mut expected = STEPS[..step].to_vec();
+            if step < 3 {
+                expected.push("remove .keys.json.new");
+            }
+            assert_eq!(*storage.steps.lock().unwrap(), expected);
         }
     }
 

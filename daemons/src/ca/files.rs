@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use base64ct::{Base64, Encoding};
 use spiffe_core::key::PrivateKey;
+use spiffe_svid_ca::storage::told;
 use zeroize::Zeroizing;
 
 /// The mode of a file that everybody may read.
@@ -75,7 +76,7 @@ impl Delivery {
             io::ErrorKind::AlreadyExists => FileError::Exists { path: path.into() },
             _ => FileError::Io {
                 path: path.into(),
-                reason: error.to_string(),
+                reason: told(&error),
             },
         };
         fs::create_dir_all(&self.directory).map_err(|error| failed(&self.directory, error))?;

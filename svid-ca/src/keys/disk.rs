@@ -16,7 +16,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::KeyManager;
 use crate::error::KeyManagerError;
-use crate::storage::{Storage, replace};
+use crate::storage::{Storage, replace, told};
 
 /// The file's name in its directory.
 pub const KEYS_FILE: &str = "keys.json";
@@ -64,7 +64,7 @@ impl DiskKeys {
             .map_err(|error| KeyManagerError::Storage {
                 path: path.clone(),
                 action: "read",
-                reason: error.to_string(),
+                reason: told(&error),
             })?;
         let mut keys = BTreeMap::new();
         if let Some(read) = read {
@@ -157,7 +157,7 @@ impl DiskKeys {
         let contents = serde_json::to_vec_pretty(&file)
             .map(Zeroizing::new)
             .map_err(|error| failed(error.to_string()))?;
-        replace(&*self.storage, KEYS_FILE, &contents).map_err(|error| failed(error.to_string()))
+        replace(&*self.storage, KEYS_FILE, &contents).map_err(|error| failed(told(&error)))
     }
 }
 
