@@ -8,8 +8,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use spiffe_core::key::KeyType;
+use spiffe_core::{Clock, SystemClock, TrustDomain};
+use spiffe_daemons::ca::CaDirectory;
+use spiffe_svid_ca::authority::Kind;
 
 /// A directory to work in.
 struct Desk {
@@ -357,7 +362,7 @@ fn an_intermediate_comes_with_its_key_and_the_roots() {
         (0o644, 0o600)
     );
     // They serve as an upstream authority, which proves chain, key and roots.
-    let now = spiffe_core::Clock::now(&spiffe_core::SystemClock::new());
+    let now = SystemClock::new().now();
     let crypto = spiffe_core::crypto::aws_lc_rs();
     let random = spiffe_core::crypto::system_random();
     let settings = spiffe_svid_ca::issuer::IssuerSettings::new(crypto, random);
@@ -366,7 +371,7 @@ fn an_intermediate_comes_with_its_key_and_the_roots() {
             .with_bundle(bundle)
     };
     let open = |bundle: PathBuf| {
-        let domain = spiffe_core::TrustDomain::parse("example.org").unwrap();
+        let domain = TrustDomain::parse("example.org").unwrap();
         let opened = spiffe_svid_ca::upstream::DiskUpstream::open(
             domain,
             files(bundle),
@@ -495,4 +500,29 @@ async fn a_running_trust_domain_is_looked_at_and_left_alone() {
     assert_eq!(desk.run(&["ca", "log", "show"], 0), shown);
     desk.run(&["ca", "issue", "spiffe://example.org/db"], 0);
     assert!(desk.verifies("bundle.pem"));
+}
+
+#[tokio::test]
+async fn what_is_over_leaves_the_bundle_when_somebody_rotates_and_not_before() {
+    let desk = Desk::new();
+    let directory = CaDirectory::new(desk.file("spiffe-ca"));
+    let name = TrustDomain::parse("example.org").unwrap();
+    let (start, day) = (SystemClock::new().now(), Duration::from_secs(86_400));
+    let made = directory
+        .init(&name, day * 10, KeyType::EcP256, start)
+        .await;
+    let first = made.unwrap().authorities[0].id.clone();
+    let kinds = [Kind::X509];
+    let forced = directory.rotate(&kinds, false, true, start + day).await;
+    forced.unwrap();
+    let over = start + day * 10 + Duration::from_secs(3600);
+    let is_there = || {
+        let status = directory.status(over).unwrap();
+        status.authorities.iter().any(|one| one.id == first)
+    };
+    directory.open(|builder| builder, over).await.unwrap();
+    assert!(is_there());
+    let rotated = directory.rotate(&kinds, true, false, over).await;
+    rotated.unwrap();
+    assert!(!is_there());
 }

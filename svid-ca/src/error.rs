@@ -14,6 +14,9 @@ pub enum PublicKeyError {
     /// Not one SubjectPublicKeyInfo in DER.
     #[error("the public key is not a well-formed SubjectPublicKeyInfo in DER")]
     Malformed,
+    /// An EC key whose coordinates are no point of its curve: SEC 1 §3.2.2.1.
+    #[error("the public key is no point of its curve; make a new key")]
+    NotOnCurve,
     /// The issuer's policy does not allow such a key.
     #[error("the issuer's key policy does not allow {kind} keys")]
     Refused {
@@ -289,6 +292,18 @@ pub enum StateError {
         /// The directory.
         path: PathBuf,
     },
+    /// Somebody else's directory, who could change what is in it.
+    #[error(
+        "the state directory {path} belongs to the user {owner}, and this program runs as {user}; run it as that user, or run: chown -R {user} {path}"
+    )]
+    Owner {
+        /// The directory.
+        path: PathBuf,
+        /// The owner's user ID.
+        owner: u32,
+        /// The user ID that this process acts as.
+        user: u32,
+    },
     /// Others have access to the directory.
     #[error(
         "the state directory {path} is open to others (mode {mode:03o}); run: chmod 700 {path}"
@@ -412,6 +427,18 @@ pub enum LifecycleError {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CaError {
+    /// The clock stands so far past the last authority's end that it is not believed.
+    #[error(
+        "the clock says {now}, but the authority {authority} that signed last expired at {not_after}; set the clock, or, if it is right, allow so long a stop (spiffe ca rotate --force)"
+    )]
+    ClockAhead {
+        /// What the clock says.
+        now: Timestamp,
+        /// The authority.
+        authority: String,
+        /// The last instant of its validity.
+        not_after: Timestamp,
+    },
     /// Signing the authority's own certificate failed.
     #[error(transparent)]
     Issue(#[from] IssueError),

@@ -53,7 +53,9 @@ pub mod state;
 pub mod storage;
 pub mod upstream;
 
-pub use ca::{Event, MIN_AUTHORITY_LIFETIME, TrustDomainCa, TrustDomainCaBuilder};
+pub use ca::{
+    DEFAULT_LONGEST_STOP, Event, MIN_AUTHORITY_LIFETIME, TrustDomainCa, TrustDomainCaBuilder,
+};
 pub use csr::Csr;
 pub use error::{CaError, IssueError};
 pub use issuer::{IssuedIntermediate, IssuedX509};

@@ -454,11 +454,22 @@ fn spires_key_file_is_read_and_kept() {
     assert!(!format!("{last:?}").contains(&text[..20]));
 }
 
-/// A directory that can be full.
+/// A directory that can be full, or refuse for another reason.
 #[derive(Debug)]
 struct Full {
     directory: Directory,
     full: AtomicBool,
+    error: io::ErrorKind,
+}
+
+impl Full {
+    fn new(place: &Place, error: io::ErrorKind) -> Arc<Self> {
+        Arc::new(Self {
+            directory: Directory::new(place.path()),
+            full: AtomicBool::new(false),
+            error,
+        })
+    }
 }
 
 impl Storage for Full {
@@ -472,7 +483,9 @@ impl Storage for Full {
 
     fn write(&self, name: &str, contents: &[u8]) -> io::Result<()> {
         if self.full.load(Ordering::Relaxed) {
-            return Err(io::ErrorKind::StorageFull.into());
+            self.directory
+                .write(name, &contents[..contents.len() / 2])?;
+            return Err(self.error.into());
         }
         self.directory.write(name, contents)
     }
@@ -517,10 +530,7 @@ impl Storage for Full {
 #[test]
 fn a_full_disk_changes_nothing_and_hinders_no_issuance() {
     let place = Place::new();
-    let storage = Arc::new(Full {
-        directory: Directory::new(place.path()),
-        full: AtomicBool::new(false),
-    });
+    let storage = Full::new(&place, io::ErrorKind::StorageFull);
     let directory = StateDir::open_with(place.path(), &trust_domain(), storage.clone()).unwrap();
     let ca = ready(builder().state_dir(directory).build(NOW)).unwrap();
     let (state, files) = (ca.state(), place.contents());
@@ -534,4 +544,109 @@ fn a_full_disk_changes_nothing_and_hinders_no_issuance() {
     storage.full.store(false, Ordering::Relaxed);
     assert!(ready(ca.tick(due, &Evidence::unknown())).is_ok());
     assert!(ca.state().slots(Kind::X509).prepared().is_some());
+}
+
+#[test]
+fn a_disk_that_refuses_is_told_with_a_remedy() {
+    for (kind, remedy) in [
+        (io::ErrorKind::StorageFull, "; make room there"),
+        (io::ErrorKind::ReadOnlyFilesystem, "; make it writable"),
+        (io::ErrorKind::PermissionDenied, "; run as its owner"),
+    ] {
+        let place = Place::new();
+        let storage = Full::new(&place, kind);
+        let directory =
+            StateDir::open_with(place.path(), &trust_domain(), storage.clone()).unwrap();
+        let ca = ready(builder().state_dir(directory).build(NOW)).unwrap();
+        let files = place.contents();
+        storage.full.store(true, Ordering::Relaxed);
+        let error = ready(ca.prepare(Kind::X509, NOW)).unwrap_err().to_string();
+        assert!(error.contains(remedy), "{error}");
+        assert!(error.contains("keys.json cannot be written: "), "{error}");
+        assert!(!error.contains('\n'), "{error}");
+        // No half of a temporary file either.
+        assert_eq!(place.contents(), files);
+    }
+}
+
+#[test]
+fn somebody_elses_directory_is_refused() {
+    let place = Place::used();
+    let user = nix::unistd::Uid::effective().as_raw();
+    // Only root can give a directory away; everybody else finds one of root's.
+    let path = if user == 0 {
+        std::os::unix::fs::chown(place.path(), Some(1), None).unwrap();
+        place.path()
+    } else {
+        PathBuf::from("/")
+    };
+    let files = place.contents();
+    let owner = u32::from(user == 0);
+    assert_eq!(
+        StateDir::open(&path, &trust_domain()).unwrap_err(),
+        StateError::Owner { path, owner, user }
+    );
+    assert_eq!(place.contents(), files);
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+#[test]
+fn a_clock_far_ahead_at_a_start_is_not_believed() {
+    let place = Place::used();
+    let files = place.contents();
+    let start = |now| ready(builder().state_dir(place.open().unwrap()).build(now));
+    let error = start(NOW + DAY * 31).unwrap_err();
+    assert!(matches!(error, CaError::ClockAhead { .. }), "{error}");
+    assert_eq!(place.contents(), files);
+    // Unless somebody knows that it stood still for so long; and a week is nothing unusual.
+    let rested = builder()
+        .longest_stop(Duration::MAX)
+        .state_dir(place.open().unwrap());
+    assert!(ready(rested.build(NOW + DAY * 31)).is_ok());
+    let place = Place::used();
+    let start = |now| ready(builder().state_dir(place.open().unwrap()).build(now));
+    assert!(start(NOW + DAY * 7).is_ok());
+}
+
+#[test]
+fn a_clock_that_steps_while_the_ca_runs_changes_no_authority() {
+    let place = Place::used();
+    let ca = place.ca().unwrap();
+    let (state, journal) = (ca.state(), fs::read(place.file("journal.json")).unwrap());
+    let issue = |now| ready(ca.issue_x509_svid(&web(), KeyType::EcP256, now));
+    for (now, told) in [
+        (NOW - Duration::from_secs(3600), "set the clock"),
+        (NOW + DAY * 30, "expired at"),
+    ] {
+        let error = issue(now).unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+    }
+    assert_eq!(ca.state(), state);
+    assert_eq!(fs::read(place.file("journal.json")).unwrap(), journal);
+    assert!(issue(NOW).is_ok());
+}
+
+#[test]
+fn a_restart_takes_no_authority_out_before_the_clock_has_settled() {
+    let place = Place::new();
+    let ca = place.ca().unwrap();
+    let old = ca
+        .state()
+        .slots(Kind::X509)
+        .active()
+        .unwrap()
+        .id()
+        .to_owned();
+    ready(ca.prepare(Kind::X509, NOW)).unwrap();
+    ready(ca.activate(Kind::X509, &Evidence::unknown(), true, NOW)).unwrap();
+    drop(ca);
+    // It signed nothing, so its time is over; but is this the time?
+    let (later, minute) = (NOW + DAY / 4, Duration::from_secs(60));
+    let ca = ready(builder().state_dir(place.open().unwrap()).build(later)).unwrap();
+    let is_there = || ca.state().slots(Kind::X509).find(&old).is_some();
+    ready(ca.tick(later + minute * 9, &Evidence::unknown())).unwrap();
+    assert!(is_there());
+    ready(ca.tick(later + minute * 10, &Evidence::unknown())).unwrap();
+    assert!(!is_there());
 }

@@ -17,7 +17,7 @@ use spiffe_svid_ca::authority::{Evidence, Kind, State, Status};
 use spiffe_svid_ca::error::{CaError, IssueError, LifecycleError, LogError, StateError};
 use spiffe_svid_ca::log::{Record, Verified, verify};
 use spiffe_svid_ca::storage::{Directory, Rehearsal};
-use spiffe_svid_ca::{StateDir, TrustDomainCa, TrustDomainCaBuilder};
+use spiffe_svid_ca::{DEFAULT_LONGEST_STOP, StateDir, TrustDomainCa, TrustDomainCaBuilder};
 
 pub use files::{Delivery, FileError, PRIVATE, PUBLIC, key_pem};
 pub use report::{AuthorityReport, StatusReport};
@@ -33,6 +33,7 @@ const REFRESH_HINT: Duration = Duration::from_secs(300);
 pub struct CaDirectory {
     path: PathBuf,
     rehearsal: bool,
+    longest_stop: Duration,
 }
 
 impl CaDirectory {
@@ -41,7 +42,15 @@ impl CaDirectory {
         Self {
             path: path.into(),
             rehearsal: false,
+            longest_stop: DEFAULT_LONGEST_STOP,
         }
+    }
+
+    /// The same, with authorities that may have expired so long ago: a CA run by hand may have rested for a year.
+    #[must_use]
+    pub fn longest_stop(mut self, span: Duration) -> Self {
+        self.longest_stop = span;
+        self
     }
 
     /// The same, leaving every file as it is whatever is done.
@@ -147,6 +156,7 @@ impl CaDirectory {
                 active.not_after().saturating_since(active.published_at())
             });
         let builder = TrustDomainCa::builder(trust_domain.clone())
+            .longest_stop(self.longest_stop)
             .authority_lifetime(lifetime.max(spiffe_svid_ca::MIN_AUTHORITY_LIFETIME))
             .refresh_hint(REFRESH_HINT)
             .state_dir(self.open_state(&trust_domain)?);
@@ -155,7 +165,8 @@ impl CaDirectory {
 
     /// Lets the next authority of each kind follow: prepares it where none is prepared, and activates it where one is.
     /// `acknowledged` says that every consumer has the bundle that contains it; `force` does both at once and breaks
-    /// those who have not.
+    /// those who have not. Old authorities that nothing valid depends on any more leave the bundle here, and only here:
+    /// whoever rotates by hand has looked at the clock.
     ///
     /// # Errors
     ///
@@ -173,6 +184,16 @@ impl CaDirectory {
         } else {
             Evidence::unknown()
         };
+        for kind in kinds {
+            for authority in ca.state().slots(*kind).iter() {
+                if matches!(authority.status(), Status::Old | Status::Tainted) {
+                    match ca.retire(*kind, authority.id(), false, now).await {
+                        Err(CaError::Lifecycle(LifecycleError::StillInUse { .. })) => {}
+                        retired => drop(retired?),
+                    }
+                }
+            }
+        }
         for kind in kinds {
             let prepared = ca.state().slots(*kind).prepared().is_some();
             if !prepared {

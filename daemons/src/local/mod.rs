@@ -235,7 +235,9 @@ impl LocalTrustDomainBuilder {
             self.trust_domain.clone(),
             self.crypto.clone(),
             self.random,
-        );
+        )
+        // A developer's trust domain rests as long as its developer.
+        .longest_stop(Duration::MAX);
         if let Some(directory) = &self.state {
             ca = ca.state_dir(StateDir::open(directory, &self.trust_domain)?);
         }

@@ -107,6 +107,7 @@ pub fn decode(
             .collect::<Result<_, _>>()
             .map_err(damaged)?,
         roots_since: journal.roots_since,
+        settled: None,
     };
     check(&state).map_err(damaged)?;
     Ok(state)

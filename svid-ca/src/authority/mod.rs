@@ -30,6 +30,8 @@ pub struct State {
     pub(crate) roots: Vec<Root>,
     /// The sequence number of the first bundle that contained all of the roots.
     pub(crate) roots_since: u64,
+    /// Until when the clock of a restarted CA may still be set; not in the journal.
+    pub(crate) settled: Option<Timestamp>,
 }
 
 /// What happens to a kind's authorities.
@@ -274,8 +276,10 @@ impl State {
         }
     }
 
-    /// After a restart nobody knows what the active authorities signed last; their own end bounds it.
-    pub(crate) fn forget_what_was_signed(&mut self) {
+    /// After a restart nobody knows what the active authorities signed last; their own end bounds it. Nor does anybody
+    /// know whether the clock is right, so no tick takes an old one out before `settled`.
+    pub(crate) fn restarted(&mut self, settled: Timestamp) {
+        self.settled = Some(settled);
         for kind in [Kind::Jwt, Kind::X509] {
             for authority in &mut self.slots_mut(kind).authorities {
                 if authority.status == Status::Active {
@@ -294,7 +298,10 @@ impl State {
     ) -> (Self, Vec<Action>) {
         let slots = self.slots(kind);
         let over = slots.iter().find(|authority| match authority.status {
-            Status::Old | Status::Tainted => now > in_use_until(authority, rules),
+            Status::Old | Status::Tainted => {
+                now > in_use_until(authority, rules)
+                    && self.settled.is_none_or(|settled| now >= settled)
+            }
             Status::Prepared => now >= authority.not_after,
             // Only a successor ends its time, so that a bundle is never left empty.
             Status::Active => false,

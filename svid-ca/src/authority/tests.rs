@@ -424,7 +424,7 @@ fn a_prepared_authority_that_expired_is_replaced() {
 #[test]
 fn what_was_signed_before_a_restart_is_bounded_by_the_authoritys_end() {
     let mut state = Domain::started().state;
-    state.forget_what_was_signed();
+    state.restarted(START);
     let active = state.x509.active().unwrap();
     assert_eq!(active.signed_until(), active.not_after());
 }

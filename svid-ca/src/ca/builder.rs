@@ -53,6 +53,7 @@ pub struct TrustDomainCaBuilder {
     keys: Option<Arc<dyn KeyManager>>,
     state_dir: Option<StateDir>,
     upstream: Option<Arc<dyn UpstreamAuthority>>,
+    longest_stop: Duration,
 }
 
 impl TrustDomainCaBuilder {
@@ -75,6 +76,7 @@ impl TrustDomainCaBuilder {
             keys: None,
             state_dir: None,
             upstream: None,
+            longest_stop: DEFAULT_LONGEST_STOP,
         }
     }
 
@@ -174,6 +176,14 @@ impl TrustDomainCaBuilder {
         self
     }
 
+    /// How long ago the authority that signed last may have expired when the CA starts again:
+    /// [`DEFAULT_LONGEST_STOP`]. A clock that says more is taken to be wrong, and nothing is changed by it;
+    /// [`Duration::MAX`] believes any clock.
+    pub fn longest_stop(mut self, span: Duration) -> Self {
+        self.longest_stop = span;
+        self
+    }
+
     /// Loads the authorities of the state directory, or makes the first ones.
     ///
     /// # Errors
@@ -193,12 +203,15 @@ impl TrustDomainCaBuilder {
         let mut state = State::new();
         if let Some(directory) = &self.state_dir {
             match directory.load()? {
-                Some(loaded) => state = loaded,
+                Some(loaded) => {
+                    state = loaded;
+                    check_clock(&state, self.longest_stop, now)?;
+                    state.restarted(now + CLOCK_SETTLES);
+                }
                 // Before the first key, so that keys without a journal are never ours.
                 None => directory.store(&state)?,
             }
         }
-        state.forget_what_was_signed();
         let log = match &self.state_dir {
             Some(directory) => Some(IssuanceLog::open(
                 directory.storage().clone(),
@@ -281,6 +294,28 @@ impl TrustDomainCaBuilder {
         }
         Ok(())
     }
+}
+
+/// A week: a laptop's holiday, but less than a clock that is off by a month.
+pub const DEFAULT_LONGEST_STOP: Duration = Duration::from_secs(7 * 86_400);
+
+/// After a start old authorities stay for so long at least: within it, a machine that just booted has set its clock.
+const CLOCK_SETTLES: Duration = Duration::from_secs(10 * 60);
+
+/// With a clock far ahead every authority would seem to be over, and their successors would not be valid once it is set
+/// right.
+fn check_clock(state: &State, longest_stop: Duration, now: Timestamp) -> Result<(), CaError> {
+    let over = [Kind::X509, Kind::Jwt]
+        .into_iter()
+        .filter_map(|kind| state.slots(kind).active())
+        .find(|active| now.saturating_since(active.not_after()) > longest_stop);
+    over.map_or(Ok(()), |active| {
+        Err(CaError::ClockAhead {
+            now,
+            authority: active.id().into(),
+            not_after: active.not_after(),
+        })
+    })
 }
 
 /// Readies the journal's authorities, with their keys, and publishes its bundle.

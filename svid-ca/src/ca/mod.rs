@@ -35,7 +35,7 @@ use crate::public_key::KeyPolicy;
 use crate::state::StateDir;
 use crate::upstream::{MAX_UPSTREAM_CERTIFICATES, MintRequest, UpstreamAuthority, prove};
 
-pub use builder::TrustDomainCaBuilder;
+pub use builder::{DEFAULT_LONGEST_STOP, TrustDomainCaBuilder};
 
 /// The shortest life of an authority: below it, preparing, waiting and activating have no room between whole seconds.
 pub const MIN_AUTHORITY_LIFETIME: Duration = Duration::from_secs(2);

@@ -204,7 +204,7 @@ pub(crate) struct Rotate {
     /// Everybody has the bundle with the prepared authority
     #[arg(long)]
     acknowledged: bool,
-    /// Do not ask who has it: those who have not refuse what is issued from now on
+    /// Do not ask who has it: those who have not refuse what is issued from now on. Nor doubt the clock
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -295,6 +295,11 @@ async fn go(verb: Verb, output: &Output, now: Timestamp) -> Result<(), Failure> 
                 Which::X509 => &[Kind::X509],
             };
             let directory = rotate.change.directory();
+            let directory = if rotate.force {
+                directory.longest_stop(Duration::MAX)
+            } else {
+                directory
+            };
             let rotated = directory.rotate(kinds, rotate.acknowledged, rotate.force, now);
             show_status(&rotated.await.map_err(Failure::failed)?, output)
         }
