@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use base64ct::{Base64, Encoding};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 use zeroize::Zeroizing;
@@ -47,6 +48,23 @@ impl PrivateKey {
     /// The same bytes, typed, borrowed.
     pub fn secret_der(&self) -> PrivatePkcs8KeyDer<'_> {
         PrivatePkcs8KeyDer::from(self.pkcs8.as_slice())
+    }
+
+    /// As PEM: one unencrypted `PRIVATE KEY` block in lines of 64 characters (RFC 7468 §10), wiped on drop.
+    pub fn secret_pkcs8_pem(&self) -> Zeroizing<String> {
+        let text = Zeroizing::new(Base64::encode_string(&self.pkcs8));
+        // Of its final size at once, so that no copy of the secret is left behind.
+        let mut pem = Zeroizing::new(String::with_capacity(text.len() + text.len() / 32 + 64));
+        pem.push_str("-----BEGIN PRIVATE KEY-----\n");
+        let mut rest = text.as_str();
+        while !rest.is_empty() {
+            let (line, behind) = rest.split_at(rest.len().min(64));
+            pem.push_str(line);
+            pem.push('\n');
+            rest = behind;
+        }
+        pem.push_str("-----END PRIVATE KEY-----\n");
+        pem
     }
 
     /// A copy of the secret.
@@ -247,6 +265,17 @@ mod tests {
         );
         assert_eq!(ecdsa_to_der(&[0, 0, 0, 5]), [0x30, 6, 2, 1, 0, 2, 1, 5]);
         assert_eq!(ecdsa_to_der(&[0xff; 132])[..6], [0x30, 0x81, 138, 2, 67, 0]);
+    }
+
+    #[test]
+    fn keys_come_back_from_their_pem() {
+        for length in [1, 47, 48, 49, 200] {
+            let key = PrivateKey::from_pkcs8_der(vec![7; length]);
+            let pem = key.secret_pkcs8_pem();
+            assert!(pem.lines().all(|line| line.len() <= 64), "{length}");
+            let again = PrivateKey::from_pem(&pem).unwrap();
+            assert_eq!(again.secret_pkcs8_der(), key.secret_pkcs8_der());
+        }
     }
 
     #[test]

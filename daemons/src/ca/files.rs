@@ -5,10 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use base64ct::{Base64, Encoding};
-use spiffe_core::key::PrivateKey;
 use spiffe_svid_ca::storage::told;
-use zeroize::Zeroizing;
 
 /// The mode of a file that everybody may read.
 pub const PUBLIC: u32 = 0o644;
@@ -117,23 +114,6 @@ fn put(path: &Path, mode: u32, contents: &[u8], force: bool) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     outcome
-}
-
-/// A private key as PEM: PKCS#8, unencrypted.
-pub fn key_pem(key: &PrivateKey) -> Zeroizing<String> {
-    let text = Zeroizing::new(Base64::encode_string(key.secret_pkcs8_der()));
-    // Of its final size at once, so that no copy of the secret is left behind.
-    let mut pem = Zeroizing::new(String::with_capacity(text.len() + text.len() / 32 + 64));
-    pem.push_str("-----BEGIN PRIVATE KEY-----\n");
-    let mut rest = text.as_str();
-    while !rest.is_empty() {
-        let (line, behind) = rest.split_at(rest.len().min(64));
-        pem.push_str(line);
-        pem.push('\n');
-        rest = behind;
-    }
-    pem.push_str("-----END PRIVATE KEY-----\n");
-    pem
 }
 
 /// Why a file was not written.

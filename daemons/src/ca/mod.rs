@@ -19,7 +19,7 @@ use spiffe_svid_ca::log::{Record, Verified, verify};
 use spiffe_svid_ca::storage::{Directory, Rehearsal};
 use spiffe_svid_ca::{DEFAULT_LONGEST_STOP, StateDir, TrustDomainCa, TrustDomainCaBuilder};
 
-pub use files::{Delivery, FileError, PRIVATE, PUBLIC, key_pem};
+pub use files::{Delivery, FileError, PRIVATE, PUBLIC};
 pub use report::{AuthorityReport, StatusReport};
 
 /// How long authorities live that nobody renews by a running program: a year.

@@ -12,7 +12,7 @@ use spiffe_core::pki_types::pem::PemObject;
 use spiffe_core::pki_types::{CertificateSigningRequestDer, SubjectPublicKeyInfoDer};
 use spiffe_core::{Clock, SpiffeId, SystemClock, Timestamp, TrustDomain};
 use spiffe_daemons::ca::{
-    AUTHORITY_LIFETIME, CaDirectory, Delivery, PRIVATE, PUBLIC, StatusReport, key_pem,
+    AUTHORITY_LIFETIME, CaDirectory, Delivery, PRIVATE, PUBLIC, StatusReport,
 };
 use spiffe_daemons::verdict::Refusal;
 use spiffe_daemons::verdict::bundle::Form;
@@ -531,7 +531,7 @@ impl Certified {
         if dry_run {
             return Ok(());
         }
-        let key = self.key.as_ref().map(key_pem);
+        let key = self.key.as_ref().map(PrivateKey::secret_pkcs8_pem);
         let chain = certificates_to_pem(chain);
         let mut contents = Vec::with_capacity(3);
         if let Some(key) = &key {
