@@ -19,15 +19,18 @@
 //! [`X509Source`] is for mutual TLS, [`JwtSource`] for tokens; [`WorkloadApiClient`] makes single requests and opens
 //! streams for what neither does.
 //!
-//! What this crate will not do: issue, keep anything on disk, publish an update that breaks a rule, or fetch WIT-SVIDs.
+//! What this crate will not do: issue, keep anything on disk unasked, publish an update that breaks a rule, or fetch WIT-SVIDs.
 //!
 //! # Features
 //!
 //! - `aws-lc-rs` (default): the default cryptography. Without it, pass a
 //!   [`CryptoProvider`](spiffe_core::crypto::CryptoProvider) to the builders.
+//! - `delivery`: SVIDs, bundles and tokens as files for programs that know nothing of SPIFFE.
 #![forbid(unsafe_code)]
 
 pub mod client;
+#[cfg(feature = "delivery")]
+pub mod delivery;
 pub mod endpoint;
 mod error;
 pub mod source;
