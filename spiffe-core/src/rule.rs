@@ -85,6 +85,7 @@ rules! {
     PathExtendedKeyUsage, "x509-issuer-extended-key-usage", "RFC 5280 §4.2.1.12", "the extended key usages above the leaf allow the peer's role";
     PathRevoked, "x509-revoked", "RFC 5280 §6.3", "no certificate of the path is revoked";
     RevocationList, "x509-revocation-list", "RFC 5280 §5.1", "a list of revoked certificates is well-formed and whole";
+    AuthorityTainted, "x509-authority-tainted", "", "where tainted authorities are refused, the path ends at another";
     PathTooComplex, "x509-path-too-complex", "", "a path is found within the configured limits";
 
     KeyMalformed, "key-malformed", "Workload API §5.1", "a private key is one unencrypted PKCS#8 structure in DER";

@@ -54,6 +54,13 @@ pub trait Authorizer: fmt::Debug + Send + Sync + 'static {
     /// [`Denied`] with what would have passed, as far as the peer may know it from its own side's logs.
     fn authorize(&self, peer: &PeerFacts<'_>) -> Result<(), Denied>;
 
+    /// A text that two authorizers share only if they decide alike; `None` where there is no such text.
+    ///
+    /// TLS sessions are resumed only under the text they began under; without one, only under the same value.
+    fn canonical_text(&self) -> Option<String> {
+        None
+    }
+
     /// The same decision with the alternatives that were tried.
     fn explain(&self, peer: &PeerFacts<'_>) -> Explanation {
         match self.authorize(peer) {
@@ -69,6 +76,10 @@ pub trait Authorizer: fmt::Debug + Send + Sync + 'static {
 impl<A: Authorizer + ?Sized> Authorizer for std::sync::Arc<A> {
     fn authorize(&self, peer: &PeerFacts<'_>) -> Result<(), Denied> {
         (**self).authorize(peer)
+    }
+
+    fn canonical_text(&self) -> Option<String> {
+        (**self).canonical_text()
     }
 
     fn explain(&self, peer: &PeerFacts<'_>) -> Explanation {
@@ -117,6 +128,10 @@ pub mod danger {
     impl Authorizer for AuthorizeAny {
         fn authorize(&self, _: &PeerFacts<'_>) -> Result<(), Denied> {
             Ok(())
+        }
+
+        fn canonical_text(&self) -> Option<String> {
+            Some("any".into())
         }
     }
 }

@@ -112,6 +112,10 @@ impl Authorizer for Policy {
         })
     }
 
+    fn canonical_text(&self) -> Option<String> {
+        Some(self.to_string())
+    }
+
     fn explain(&self, peer: &PeerFacts<'_>) -> Explanation {
         let tried = |one: &Alternative| {
             let outcome = if one.allows(peer.id) {

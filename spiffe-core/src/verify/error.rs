@@ -87,6 +87,9 @@ pub enum X509Error {
     /// A certificate of the path is revoked.
     #[error("a certificate of the path is revoked by its issuer")]
     Revoked,
+    /// The path ends at a tainted authority, and the verifier refuses those.
+    #[error("the authority of the path is tainted, and tainted authorities are refused here")]
+    Tainted,
     /// Path building gave up within its limits.
     #[error("no path was found within the limits: {detail}")]
     TooComplex {
@@ -136,6 +139,7 @@ impl X509Error {
             Self::NotYetValid { .. } => Rule::PathNotYetValid,
             Self::PathLength => Rule::PathLength,
             Self::RevocationUnknown | Self::Revoked => Rule::PathRevoked,
+            Self::Tainted => Rule::AuthorityTainted,
             Self::TooLarge { .. } => Rule::ChainTooLarge,
             Self::TooComplex { .. } => Rule::PathTooComplex,
             Self::TrustDomainUnknown { .. } => Rule::TrustDomainUnknown,
@@ -170,6 +174,7 @@ impl X509Error {
             Self::NameConstraints(NameConstraintError::Outside { permitted, .. }) => {
                 Some(format!("a name within {permitted}"))
             }
+            Self::Tainted => Some("an X509-SVID issued again by an authority that is not tainted".into()),
             Self::Leaf(LeafError::PathMissing { id }) => Some(format!("{id}/<path>")),
             Self::Leaf(LeafError::UriCount { .. }) => {
                 Some("a leaf with exactly one URI name".into())

@@ -260,6 +260,12 @@ impl<'a, 'v> Search<'a, 'v> {
         for (index, authority) in authorities.iter().enumerate() {
             let kinship = search.kinship(&authority.anchor().subject, authority.subject_key_id());
             let Some(kinship) = kinship else { continue };
+            if verifier.refuses_tainted && authority.is_tainted() {
+                let error = X509Error::Tainted;
+                trace.skip(error.rule(), || format!("authority {index}: {error}"));
+                search.note_unusable(kinship, error);
+                continue;
+            }
             // An expired authority verifies nothing, though RFC 5280 takes an anchor for name and key alone.
             match within(
                 now,

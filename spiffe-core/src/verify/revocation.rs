@@ -67,6 +67,11 @@ impl Revocations {
         self.lists.len()
     }
 
+    /// The lists in DER, in the order they were given.
+    pub fn lists(&self) -> impl Iterator<Item = &CertificateRevocationListDer<'static>> {
+        self.lists.iter().map(|list| &list.der)
+    }
+
     /// The lists that were left out, and why.
     pub fn ignored(&self) -> &[Ignored] {
         &self.ignored

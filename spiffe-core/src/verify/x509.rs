@@ -17,7 +17,7 @@ use super::issuers::{Search, Standing};
 use super::leaf::{Leaf, LeafError};
 use super::revocation::Revocations;
 use super::{Holder, X509Error};
-use crate::bundle::{BundleSet, X509Authorities};
+use crate::bundle::{BundleSet, X509Authorities, X509Authority};
 use crate::crypto::CryptoProvider;
 use crate::explain::{Collected, Explanation, NoTrace, Trace};
 use crate::x509::cert::{Cert, CertificateError};
@@ -117,6 +117,7 @@ pub struct X509Verifier {
     pub(super) algorithms: Algorithms,
     pub(super) limits: X509Limits,
     pub(super) revocations: Arc<Revocations>,
+    pub(super) refuses_tainted: bool,
     cache: Arc<IssuerCache>,
 }
 
@@ -169,6 +170,7 @@ impl X509Verifier {
             algorithms: Algorithms::new(algorithms),
             limits: X509Limits::default(),
             revocations: Arc::default(),
+            refuses_tainted: false,
             cache: Arc::default(),
         }
     }
@@ -193,6 +195,15 @@ impl X509Verifier {
     #[must_use]
     pub fn with_revocations(mut self, revocations: Arc<Revocations>) -> Self {
         self.revocations = revocations;
+        self
+    }
+
+    /// The same verifier, with or without taking tainted authorities for gone. They are taken for good unless this is
+    /// set: a taint asks for new SVIDs, and refusing the old ones before their holders have new ones cuts everybody off.
+    /// Set it when a tainted authority's key is known to be in the wrong hands.
+    #[must_use]
+    pub fn refusing_tainted(mut self, refuses: bool) -> Self {
+        self.refuses_tainted = refuses;
         self
     }
 
@@ -384,6 +395,10 @@ impl X509Verifier {
         cache: &IssuerCache,
     ) -> Option<VerifiedX509> {
         if others.is_empty() || !self.revocations.is_empty() {
+            return None;
+        }
+        // Which authority a warm issuer rests on is not looked at here.
+        if self.refuses_tainted && authorities.iter().any(X509Authority::is_tainted) {
             return None;
         }
         let sent = others
