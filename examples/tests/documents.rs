@@ -84,6 +84,11 @@ fn the_page_of_limits_has_the_values_of_the_constants() {
         spiffe_core::bundle::MAX_AUTHORITIES, "certificates of one such document";
         spiffe_tls::DEFAULT_HANDSHAKE_TIMEOUT, "time for a handshake";
         spiffe_tls::MAX_CONCURRENT_HANDSHAKES, "handshakes under way at once on a listener";
+        spiffe_tls::DEFAULT_SPREAD, "span over which connections that lost their lease begin to drain";
+        spiffe_tls::DEFAULT_GRACE, "time from there to the cut";
+        spiffe_tls::MAX_REMEMBERED_CHAINS, "verified chains that a configuration remembers";
+        spiffe_tls::MAX_DESTINATIONS, "destinations of which a connector keeps sessions";
+        spiffe_tls::MAX_SESSIONS_PER_DESTINATION, "sessions kept for one destination";
         spiffe_workload_client::endpoint::MAX_SOCKET_PATH_BYTES, "bytes of a socket's path";
         spiffe_workload_client::client::DEFAULT_MAX_MESSAGE_BYTES, "bytes of a message from the Workload API";
         spiffe_workload_client::client::DEFAULT_DEADLINE, "time for a single request, and for a stream's first message";

@@ -8,10 +8,12 @@ use std::time::Duration;
 use rustls::AlertDescription;
 use rustls::pki_types::CertificateDer;
 use spiffe_core::snapshot::Snapshot;
-use spiffe_core::verify::{PeerRole, X509Error};
+use spiffe_core::verify::X509Error;
 use spiffe_core::{Denied, Explanation, PeerFacts, Rule, SpiffeId, Timestamp};
 
-use crate::verifier::Judge;
+use crate::judge::Judge;
+use crate::lease::LeaseEnd;
+use crate::terms::InForce;
 
 /// Why a handshake of ours failed.
 #[derive(Debug, thiserror::Error)]
@@ -102,8 +104,8 @@ pub struct Refusal {
     reason: RefusalReason,
     chain: Vec<CertificateDer<'static>>,
     snapshot: Arc<Snapshot>,
+    terms: Arc<InForce>,
     now: Timestamp,
-    role: PeerRole,
     judge: Arc<Judge>,
 }
 
@@ -112,16 +114,16 @@ impl Refusal {
         reason: RefusalReason,
         chain: Vec<CertificateDer<'static>>,
         snapshot: Arc<Snapshot>,
+        terms: Arc<InForce>,
         now: Timestamp,
-        role: PeerRole,
         judge: Arc<Judge>,
     ) -> Self {
         Self {
             reason,
             chain,
             snapshot,
+            terms,
             now,
-            role,
             judge,
         }
     }
@@ -154,10 +156,12 @@ impl Refusal {
 
     /// Every rule that was tried, judged again under the same revision and time.
     pub fn explain(&self) -> Explanation {
-        let (verdict, tree) =
-            self.judge
-                .verifier
-                .explain(&self.chain, self.snapshot.bundles(), self.now, self.role);
+        let (verdict, tree) = self.judge.verifier_under(&self.terms).explain(
+            &self.chain,
+            self.snapshot.bundles(),
+            self.now,
+            self.judge.role,
+        );
         match verdict {
             Err(_) => tree,
             Ok(peer) => {
@@ -167,7 +171,7 @@ impl Refusal {
                     peer.not_after,
                     peer.chain_length,
                 );
-                self.judge.authorizer.explain(&facts)
+                self.terms.authorizer.explain(&facts)
             }
         }
     }
@@ -211,6 +215,22 @@ impl PeerRefused {
             rustls::Error::AlertReceived(alert) => Some(Self { alert: *alert }),
             _ => None,
         }
+    }
+}
+
+/// A connection whose lease has ended was cut: what its reads and writes fail with, inside the I/O error.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the connection was cut because its lease has ended: {end}")]
+#[non_exhaustive]
+pub struct LeaseOver {
+    /// Why it ended.
+    pub end: LeaseEnd,
+}
+
+impl LeaseOver {
+    /// The end of the lease inside an I/O error, if that is what it is.
+    pub fn in_io(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref::<Self>()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Handshakes with the identity of one revision, with a deadline, and with the verdict that ended them.
+//! Handshakes with a deadline and with the verdict that ended them; what comes out is a connection with a lease.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -8,42 +8,38 @@ use std::task::Poll;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, CommonState, ProtocolVersion, ServerConfig};
-use spiffe_core::Clock;
-use spiffe_core::snapshot::{Derived, Revision};
-use spiffe_core::verify::VerifiedX509;
+use rustls::{ClientConfig, CommonState, HandshakeKind, ProtocolVersion, ServerConfig};
+use spiffe_core::snapshot::Derived;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 
 use crate::config::Ready;
-use crate::error::{HandshakeError, Refusal};
+use crate::error::HandshakeError;
+use crate::judge::Judged;
+use crate::keeper::Keeper;
+use crate::lease::Granted;
 use crate::listener::Listener;
 use crate::material::Identity;
 use crate::peer::Peer;
+use crate::scene::Scene;
 use crate::stream::TlsStream;
 
-/// The server's side of mutual TLS; clones share everything.
+/// The server's side; clones share everything.
 ///
-/// Each handshake presents the identity of the revision that is current when it begins, and judges the peer by the
-/// bundles that are current when the peer's chain arrives. Connections that are open when a revision comes stay open.
+/// Each handshake presents the identity that is current when it is asked for, and judges the peer by the bundles that
+/// are current when the peer's chain arrives. An open connection carries a [`Lease`](crate::Lease).
+///
+/// Sessions are resumed, in TLS 1.3 and 1.2, unless [`Mtls::resumption`](crate::Mtls::resumption) turns it off. A
+/// resumed peer is judged as any other, by the chain that it showed at first, before its connection is handed out.
 #[derive(Clone, Debug)]
 pub struct Acceptor {
-    ready: Derived<Ready<ServerConfig>>,
-    clock: Arc<dyn Clock>,
-    timeout: Duration,
+    end: End,
+    config: Arc<ServerConfig>,
 }
 
 impl Acceptor {
-    pub(crate) fn new(
-        ready: Derived<Ready<ServerConfig>>,
-        clock: Arc<dyn Clock>,
-        timeout: Duration,
-    ) -> Self {
-        Self {
-            ready,
-            clock,
-            timeout,
-        }
+    pub(crate) fn new(end: End, config: Arc<ServerConfig>) -> Self {
+        Self { end, config }
     }
 
     /// Performs the server's handshake over any transport.
@@ -59,16 +55,10 @@ impl Acceptor {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let (_, ready) = self.ready.load();
-        let accepting = tokio_rustls::TlsAcceptor::from(ready.config.clone()).accept(transport);
-        let end = Handshake {
-            clock: &*self.clock,
-            timeout: self.timeout,
-            identity: ready.identity.as_deref(),
-        };
-        let (stream, verified) = end.run(accepting).await?;
-        let peer = end.peer(verified, stream.get_ref().1)?;
-        Ok(TlsStream::new(stream.into(), peer))
+        let mut scene = Scene::default();
+        let accepting = tokio_rustls::TlsAcceptor::from(self.config.clone()).accept(transport);
+        let stream = self.end.run(&mut scene, accepting).await?;
+        self.end.finish(scene, stream.into(), false)
     }
 
     /// Accepts TCP connections with their handshakes beside each other.
@@ -76,29 +66,31 @@ impl Acceptor {
         Listener::new(listener, self.clone())
     }
 
-    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
-        &self.clock
+    /// How many connections of this acceptor are open.
+    pub fn open_connections(&self) -> usize {
+        self.end.keeper.len()
+    }
+
+    pub(crate) fn end(&self) -> &End {
+        &self.end
     }
 }
 
-/// The client's side of mutual TLS; clones share everything. Revisions are taken as by [`Acceptor`].
+/// The client's side; clones share everything. Revisions, leases and sessions are as with [`Acceptor`].
 #[derive(Clone, Debug)]
 pub struct Connector {
-    ready: Derived<Ready<ClientConfig>>,
-    clock: Arc<dyn Clock>,
-    timeout: Duration,
+    end: End,
+    config: Arc<ClientConfig>,
+    /// Whether this side shows an identity, so that without one nothing needs to be tried.
+    presents: bool,
 }
 
 impl Connector {
-    pub(crate) fn new(
-        ready: Derived<Ready<ClientConfig>>,
-        clock: Arc<dyn Clock>,
-        timeout: Duration,
-    ) -> Self {
+    pub(crate) fn new(end: End, config: Arc<ClientConfig>, presents: bool) -> Self {
         Self {
-            ready,
-            clock,
-            timeout,
+            end,
+            config,
+            presents,
         }
     }
 
@@ -118,19 +110,45 @@ impl Connector {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let (_, ready) = self.ready.load();
-        let end = Handshake {
-            clock: &*self.clock,
-            timeout: self.timeout,
-            identity: ready.identity.as_deref(),
-        };
-        // A client without a certificate would be told by the server; it is told here, by name.
-        end.identity()?;
-        let connecting = tokio_rustls::TlsConnector::from(ready.config.clone())
-            .connect(unused_name(), transport);
-        let (stream, verified) = end.run(connecting).await?;
-        let peer = end.peer(verified, stream.get_ref().1)?;
-        Ok(TlsStream::new(stream.into(), peer))
+        self.connect_to(unused_name(), transport).await
+    }
+
+    /// The same for a connector that dials several destinations: sessions are resumed with the destination that they
+    /// began with. The name is neither sent nor compared; an address will do.
+    ///
+    /// [`connect`](Self::connect) takes all its connections for one destination's. Nothing is wrong if they are not,
+    /// only fewer sessions are resumed.
+    ///
+    /// # Errors
+    ///
+    /// [`HandshakeError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the transport.
+    pub async fn connect_to<IO>(
+        &self,
+        destination: ServerName<'static>,
+        transport: IO,
+    ) -> Result<TlsStream<IO>, HandshakeError>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        if self.presents {
+            // A client without a certificate would be told by the server; it is told here, by name.
+            self.end.identity()?;
+        }
+        let mut scene = Scene::default();
+        let connector = tokio_rustls::TlsConnector::from(self.config.clone());
+        // The first message is written here, and with it a session is taken.
+        let connecting = scene.play(|| connector.connect(destination, transport));
+        let stream = self.end.run(&mut scene, connecting).await?;
+        self.end.finish(scene, stream.into(), true)
+    }
+
+    /// How many connections of this connector are open.
+    pub fn open_connections(&self) -> usize {
+        self.end.keeper.len()
     }
 }
 
@@ -139,34 +157,31 @@ fn unused_name() -> ServerName<'static> {
     std::net::Ipv4Addr::UNSPECIFIED.into()
 }
 
-/// A verified and authorised peer, and the revision whose bundles judged it.
-type Judged = (VerifiedX509, Revision);
-
-/// One handshake of either role.
-struct Handshake<'a> {
-    clock: &'a dyn Clock,
-    timeout: Duration,
-    identity: Option<&'a Identity>,
+/// What acceptors and connectors have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct End {
+    pub(crate) ready: Derived<Ready>,
+    pub(crate) keeper: Arc<Keeper>,
+    pub(crate) timeout: Duration,
 }
 
-impl Handshake<'_> {
-    /// Drives the handshake until it ends or its time is up, and picks up the verdict on the peer.
+impl End {
+    /// Drives the handshake until it ends or its time is up.
     async fn run<S>(
         &self,
+        scene: &mut Scene,
         handshake: impl Future<Output = io::Result<S>>,
-    ) -> Result<(S, Option<Judged>), HandshakeError> {
+    ) -> Result<S, HandshakeError> {
+        let clock = &self.keeper.judge.clock;
         let mut handshake = pin!(handshake);
-        let until = self.clock.monotonic().saturating_add(self.timeout);
-        let mut deadline = self.clock.sleep_until(until);
-        let mut verified = None;
+        let until = clock.monotonic().saturating_add(self.timeout);
+        let mut deadline = clock.sleep_until(until);
         let outcome = poll_fn(|context| {
-            let (polled, judged) = verdict::during(|| handshake.as_mut().poll(context));
-            match judged {
-                Some(Ok(peer)) => verified = Some(peer),
-                Some(Err(refusal)) => {
-                    return Poll::Ready(Err(HandshakeError::Refused(Box::new(refusal))));
-                }
-                None => {}
+            let polled = scene.play(|| handshake.as_mut().poll(context));
+            if let Some(Err(_)) = &scene.verdict
+                && let Some(Err(refusal)) = scene.verdict.take()
+            {
+                return Poll::Ready(Err(HandshakeError::Refused(refusal)));
             }
             if let Poll::Ready(outcome) = polled {
                 return Poll::Ready(outcome.map_err(HandshakeError::from_io));
@@ -179,20 +194,20 @@ impl Handshake<'_> {
             }
         });
         match outcome.await {
-            Ok(stream) => Ok((stream, verified)),
             // A server that had nothing to present fails with a text of rustls; the cause is known here.
             Err(HandshakeError::Tls(rustls::Error::General(_))) if self.identity().is_err() => {
                 Err(self.identity().err().unwrap_or(HandshakeError::NoIdentity))
             }
-            Err(error) => Err(error),
+            outcome => outcome,
         }
     }
 
     /// The own identity, if it can be presented now.
-    fn identity(&self) -> Result<&Identity, HandshakeError> {
-        let identity = self.identity.ok_or(HandshakeError::NoIdentity)?;
-        if identity.is_valid_at(self.clock.now()) {
-            return Ok(identity);
+    fn identity(&self) -> Result<Arc<Identity>, HandshakeError> {
+        let (_, ready) = self.ready.load();
+        let identity = ready.identity.as_ref().ok_or(HandshakeError::NoIdentity)?;
+        if identity.is_valid_at(self.keeper.judge.clock.now()) {
+            return Ok(identity.clone());
         }
         Err(HandshakeError::OwnExpired {
             id: identity.svid.id().clone(),
@@ -200,69 +215,78 @@ impl Handshake<'_> {
         })
     }
 
-    fn peer(
+    /// Judges a resumed peer, grants the lease, and puts the connection together.
+    fn finish<IO>(
         &self,
-        verified: Option<Judged>,
-        connection: &CommonState,
-    ) -> Result<Peer, HandshakeError> {
-        // Fail closed: a handshake that ended without a verdict proves nobody.
-        let (Some((verified, revision)), Some(identity)) = (verified, self.identity) else {
-            return Err(HandshakeError::Tls(rustls::Error::NoCertificatesPresented));
+        scene: Scene,
+        stream: tokio_rustls::TlsStream<IO>,
+        is_client: bool,
+    ) -> Result<TlsStream<IO>, HandshakeError> {
+        let connection: &CommonState = match &stream {
+            tokio_rustls::TlsStream::Client(stream) => stream.get_ref().1,
+            tokio_rustls::TlsStream::Server(stream) => stream.get_ref().1,
         };
-        Ok(Peer {
-            verified,
-            own: identity.svid.id().clone(),
+        let kind = connection.handshake_kind().unwrap_or(HandshakeKind::Full);
+        let group = connection
+            .negotiated_key_exchange_group()
+            .map(|group| group.name());
+        let is_resumed = kind == HandshakeKind::Resumed;
+        let until = if is_resumed {
+            // Fail closed: a session whose end nobody knows is none of ours.
+            Some(scene.until.ok_or_else(unproven)?)
+        } else {
+            None
+        };
+        let judged = match scene.verdict {
+            Some(Ok(judged)) => judged,
+            None if is_resumed => self.judge_resumed(connection)?,
+            // Fail closed: a full handshake that ended without a verdict proves nobody.
+            _ => return Err(unproven()),
+        };
+        let own = match (&scene.own, is_resumed) {
+            (Some(own), _) => Some((own.svid.id().clone(), own.svid.not_after())),
+            // The session inherits the end of what was presented at first; who this side is has not changed, or the
+            // session would have been of another namespace.
+            (None, true) => {
+                let (_, ready) = self.ready.load();
+                let own = ready.identity.as_ref();
+                own.map(|own| (own.svid.id().clone(), own.svid.not_after()))
+            }
+            (None, false) => None,
+        };
+        let revision = judged.revision;
+        let version = connection
+            .protocol_version()
+            .unwrap_or(ProtocolVersion::TLSv1_3);
+        let granted = Granted { judged, own, until };
+        let lease = self
+            .keeper
+            .grant(granted)
+            .map_err(|error| HandshakeError::Io(io::Error::other(error)))?;
+        let peer = Peer {
+            lease,
             revision,
-            version: connection
-                .protocol_version()
-                .unwrap_or(ProtocolVersion::TLSv1_3),
-            group: connection
-                .negotiated_key_exchange_group()
-                .map(|group| group.name()),
-        })
+            version,
+            group,
+            kind,
+        };
+        let sessions_until = is_client.then(|| peer.lease.expires_at());
+        Ok(TlsStream::new(stream, peer, sessions_until))
+    }
+
+    /// rustls asks no verifier about a resumed peer, but keeps the chain that it showed at first.
+    fn judge_resumed(&self, connection: &CommonState) -> Result<Judged, HandshakeError> {
+        let (end_entity, intermediates) = connection
+            .peer_certificates()
+            .and_then(<[_]>::split_first)
+            .ok_or_else(unproven)?;
+        self.keeper
+            .judge
+            .judge(end_entity, intermediates)
+            .map_err(HandshakeError::Refused)
     }
 }
 
-/// The way from the verifier back to whoever drives the handshake.
-///
-/// rustls calls the verifier from inside the poll of the handshake and carries back only what fits its error type; so
-/// the verdict is left on this thread during the poll and taken by the same poll. Nothing stays behind it.
-pub(crate) mod verdict {
-    use std::cell::RefCell;
-
-    use super::{Judged, Refusal};
-
-    type Verdict = Result<Judged, Refusal>;
-
-    thread_local! {
-        static CURRENT: RefCell<Option<Option<Verdict>>> = const { RefCell::new(None) };
-    }
-
-    /// Leaves a verdict, if somebody on this thread is waiting for one.
-    pub(crate) fn leave(verdict: Verdict) {
-        CURRENT.with_borrow_mut(|current| {
-            if let Some(place) = current {
-                *place = Some(verdict);
-            }
-        });
-    }
-
-    /// Runs one poll and takes the verdict that was left during it.
-    pub(super) fn during<T>(poll: impl FnOnce() -> T) -> (T, Option<Verdict>) {
-        // A transport that itself speaks TLS polls one handshake inside another.
-        let outer = Outer(CURRENT.replace(Some(None)));
-        let result = poll();
-        let verdict = CURRENT.take().flatten();
-        drop(outer);
-        (result, verdict)
-    }
-
-    /// What was there before, put back when dropped: also when the poll panics.
-    struct Outer(Option<Option<Verdict>>);
-
-    impl Drop for Outer {
-        fn drop(&mut self) {
-            CURRENT.set(self.0.take());
-        }
-    }
+fn unproven() -> HandshakeError {
+    HandshakeError::Tls(rustls::Error::NoCertificatesPresented)
 }

@@ -4,7 +4,9 @@
 //!   anybody sees it, so a rotation never meets a handshake without a usable identity.
 //! - [`Mtls`] turns a source and an [`Authorizer`] into an [`Acceptor`], a [`Connector`], or plain rustls
 //!   configurations. The authorizer is required; nothing defaults to "any".
-//! - A connection knows its [`Peer`]: the verified SPIFFE ID and the revision it was judged under.
+//! - A connection knows its [`Peer`]: the verified SPIFFE ID and the revision it was judged under. It carries a
+//!   [`Lease`] and ends when the trust behind it does: an SVID expires, a bundle goes, the [`Terms`] change.
+//! - Sessions are resumed, and every resumed peer is judged again before its connection is handed out.
 //!
 //! ```no_run
 //! use spiffe_tls::{Mtls, Policy, Publisher};
@@ -22,8 +24,8 @@
 //! # }
 //! ```
 //!
-//! What this crate will not do: choose a process-wide cryptography provider, skip verification, or resume a session;
-//! every handshake is a full one.
+//! What this crate will not do: choose a process-wide cryptography provider, skip verification, or let a resumed session
+//! go unjudged; plain rustls configurations resume none.
 //!
 //! # Features
 //!
@@ -31,21 +33,37 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod digest;
 mod error;
 mod handshake;
+mod judge;
+mod keeper;
+mod lease;
 mod listener;
 mod material;
+mod namespace;
 mod peer;
 mod resolver;
+mod scene;
+mod sessions;
 mod stream;
+mod terms;
+#[cfg(feature = "aws-lc-rs")]
+mod tickets;
 mod verifier;
 
 pub use config::{ConfigError, DEFAULT_HANDSHAKE_TIMEOUT, Mtls};
-pub use error::{HandshakeError, PeerRefused, Refusal, RefusalReason};
+pub use error::{HandshakeError, LeaseOver, PeerRefused, Refusal, RefusalReason};
 pub use handshake::{Acceptor, Connector};
+pub use judge::MAX_REMEMBERED_CHAINS;
+pub use lease::{DEFAULT_GRACE, DEFAULT_SPREAD, Lease, LeaseEnd, LeaseRules, Shown};
 pub use listener::{Listener, MAX_CONCURRENT_HANDSHAKES};
 pub use peer::Peer;
 pub use rustls;
+pub use sessions::{MAX_DESTINATIONS, MAX_SESSIONS_PER_DESTINATION};
 pub use spiffe_core;
 pub use spiffe_core::{Authorizer, Policy, Publisher, Source};
 pub use stream::TlsStream;
+pub use terms::Terms;
+#[cfg(feature = "aws-lc-rs")]
+pub use tickets::TicketKeys;

@@ -80,7 +80,7 @@ impl Listener {
                     Err(error) if is_of_one_connection(&error) => {}
                     Err(error) if is_exhaustion(&error) => {
                         tracing::warn!(%error, "accepting connections rests for want of resources");
-                        let clock: Arc<dyn Clock> = self.acceptor.clock().clone();
+                        let clock: Arc<dyn Clock> = self.acceptor.end().keeper.judge.clock.clone();
                         clock.sleep_until(clock.monotonic() + EXHAUSTED_PAUSE).await;
                     }
                     Err(error) => return Err(error),

@@ -1,42 +1,50 @@
 //! What a connection knows of its other end.
 
-use rustls::{NamedGroup, ProtocolVersion};
+use rustls::{HandshakeKind, NamedGroup, ProtocolVersion};
 use spiffe_core::snapshot::Revision;
 use spiffe_core::verify::VerifiedX509;
 use spiffe_core::{SpiffeId, Timestamp};
 
-/// The verified and authorised peer of one connection.
+use crate::lease::Lease;
+
+/// The verified and authorised peer of one connection; clones share everything.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    pub(crate) verified: VerifiedX509,
-    pub(crate) own: SpiffeId,
+    pub(crate) lease: Lease,
     pub(crate) revision: Revision,
     pub(crate) version: ProtocolVersion,
     pub(crate) group: Option<NamedGroup>,
+    pub(crate) kind: HandshakeKind,
 }
 
 impl Peer {
     /// Its SPIFFE ID.
     pub fn id(&self) -> &SpiffeId {
-        &self.verified.id
+        &self.verified().id
     }
 
     /// All that verification has proven.
     pub fn verified(&self) -> &VerifiedX509 {
-        &self.verified
+        &self.lease.inner.peer
     }
 
     /// The last instant at which the peer's path is valid.
     pub fn not_after(&self) -> Timestamp {
-        self.verified.not_after
+        self.verified().not_after
     }
 
-    /// The ID that this side presented.
-    pub fn own_id(&self) -> &SpiffeId {
-        &self.own
+    /// How long the connection may go on, and what has ended it.
+    pub fn lease(&self) -> &Lease {
+        &self.lease
     }
 
-    /// The revision of this side's source under which the connection was judged.
+    /// The ID that this side presented; none where this side stays anonymous.
+    pub fn own_id(&self) -> Option<&SpiffeId> {
+        self.lease.inner.own.as_ref()
+    }
+
+    /// The revision of this side's source under which the handshake was judged. [`Lease::revision`] is that of the
+    /// latest verdict.
     pub fn revision(&self) -> Revision {
         self.revision
     }
@@ -46,8 +54,30 @@ impl Peer {
         self.version
     }
 
-    /// The key exchange group that was negotiated; hybrid groups resist a quantum computer.
+    /// The key exchange group that was negotiated.
     pub fn key_exchange_group(&self) -> Option<NamedGroup> {
         self.group
     }
+
+    /// Whether the key exchange was a hybrid one that resists a quantum computer.
+    pub fn is_post_quantum(&self) -> bool {
+        self.group.is_some_and(is_post_quantum)
+    }
+
+    /// Whether the session of an earlier handshake was resumed; the peer was judged all the same.
+    pub fn is_resumed(&self) -> bool {
+        self.kind == HandshakeKind::Resumed
+    }
+}
+
+/// Whether a group rests on ML-KEM, alone or beside a classical one.
+pub(crate) fn is_post_quantum(group: NamedGroup) -> bool {
+    matches!(
+        group,
+        NamedGroup::X25519MLKEM768
+            | NamedGroup::secp256r1MLKEM768
+            | NamedGroup::MLKEM512
+            | NamedGroup::MLKEM768
+            | NamedGroup::MLKEM1024
+    )
 }

@@ -9,34 +9,30 @@ use rustls::sign::CertifiedKey;
 use spiffe_core::Clock;
 use spiffe_core::snapshot::Derived;
 
-use crate::material::Identity;
+use crate::config::Ready;
+use crate::scene;
 
-/// Where the identity comes from.
-#[derive(Debug)]
-pub(crate) enum Own {
-    /// That of one revision.
-    Pinned(Option<Arc<Identity>>),
-    /// That of whatever revision is current.
-    Live(Derived<Option<Arc<Identity>>>),
-}
-
-/// Presents an identity while it is valid.
+/// Presents the identity of whatever revision is current, while it is valid.
 #[derive(Debug)]
 pub(crate) struct IdentityResolver {
-    pub(crate) own: Own,
+    pub(crate) ready: Derived<Ready>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// As in the verifier: whether an acceptor or connector of ours drives the handshake.
+    pub(crate) is_ours: bool,
 }
 
 impl IdentityResolver {
     fn current(&self) -> Option<Arc<CertifiedKey>> {
-        let identity = match &self.own {
-            Own::Pinned(identity) => identity.clone(),
-            Own::Live(derived) => derived.load().1.as_ref().clone(),
-        };
+        let (_, ready) = self.ready.load();
         // An expired SVID is not presented: every peer would refuse it, and its holder shall notice here.
-        identity
-            .filter(|identity| identity.is_valid_at(self.clock.now()))
-            .map(|identity| identity.key.clone())
+        let identity = ready
+            .identity
+            .as_ref()
+            .filter(|identity| identity.is_valid_at(self.clock.now()))?;
+        if self.is_ours {
+            scene::with(|scene| scene.own = Some(identity.clone()));
+        }
+        Some(identity.key.clone())
     }
 }
 

@@ -1,27 +1,57 @@
-//! A TLS connection that knows its peer.
+//! A TLS connection that knows its peer, and that ends when its lease does.
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use futures_util::task::AtomicWaker;
+use spiffe_core::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::error::PeerRefused;
+use crate::error::{LeaseOver, PeerRefused};
+use crate::lease::{Gate, Inner, LeaseEnd};
 use crate::peer::Peer;
+use crate::scene::Scene;
 
 /// An established connection over the transport `IO`.
 ///
-/// Reading ends with an error that holds [`PeerRefused`] when the peer refused this side. Shut it down to tell the
-/// peer that the end is meant (close_notify).
+/// Reading ends with an error that holds [`PeerRefused`] when the peer refused this side, and with one that holds
+/// [`LeaseOver`] when the [lease](crate::Lease) has ended and its grace is over; the peer is sent a close_notify then.
+/// Shut it down to tell the peer that the end is meant.
 #[derive(Debug)]
 pub struct TlsStream<IO> {
     inner: tokio_rustls::TlsStream<IO>,
     peer: Peer,
+    /// Until when sessions that the server hands out may be resumed; none on the server's side, which hands out all of
+    /// them during the handshake.
+    sessions_until: Option<Timestamp>,
+    /// Tells the keeper when the connection is gone.
+    guard: Guard,
+}
+
+/// Ends the keeping of a lease with its connection, however many handles to the lease are left.
+#[derive(Debug)]
+struct Guard(crate::lease::Lease);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.inner.close();
+    }
 }
 
 impl<IO> TlsStream<IO> {
-    pub(crate) fn new(inner: tokio_rustls::TlsStream<IO>, peer: Peer) -> Self {
-        Self { inner, peer }
+    pub(crate) fn new(
+        inner: tokio_rustls::TlsStream<IO>,
+        peer: Peer,
+        sessions_until: Option<Timestamp>,
+    ) -> Self {
+        Self {
+            inner,
+            guard: Guard(peer.lease.clone()),
+            peer,
+            sessions_until,
+        }
     }
 
     /// Who is at the other end.
@@ -39,9 +69,49 @@ impl<IO> TlsStream<IO> {
         self.inner.get_ref().1.alpn_protocol()
     }
 
-    /// The connection in tokio-rustls' own type, with the peer beside it.
-    pub fn into_parts(self) -> (tokio_rustls::TlsStream<IO>, Peer) {
-        (self.inner, self.peer)
+    fn lease(&self) -> &Arc<Inner> {
+        &self.guard.0.inner
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> TlsStream<IO> {
+    /// Lets the caller go on, after judging again where that is due, or cuts.
+    fn gate(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if self.lease().gate() == Gate::JudgeAgain {
+            let chain = self.inner.get_ref().1.peer_certificates();
+            self.lease().judge_again(chain);
+        }
+        match self.lease().gate() {
+            Gate::Shut => Err(self.cut(context)),
+            Gate::Open | Gate::JudgeAgain => Ok(()),
+        }
+    }
+
+    /// Sends close_notify, as far as the transport takes it now.
+    fn cut(&mut self, context: &mut Context<'_>) -> io::Error {
+        let _ = Pin::new(&mut self.inner).poll_shutdown(context);
+        let end = self.guard.0.end().unwrap_or(LeaseEnd::NotJudged);
+        io::Error::new(io::ErrorKind::ConnectionAborted, LeaseOver { end })
+    }
+
+    /// Runs one poll of the connection behind the gate.
+    fn poll_gated<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        waker: impl Fn(&Inner) -> &AtomicWaker,
+        mut poll: impl FnMut(&mut Self, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        self.gate(context)?;
+        let polled = poll(self, context);
+        if polled.is_ready() {
+            return polled;
+        }
+        // What closes the gate from here on wakes this task; what closed it before is seen now.
+        waker(self.lease()).register(context.waker());
+        if self.lease().gate() != Gate::Open {
+            self.gate(context)?;
+        }
+        Poll::Pending
     }
 }
 
@@ -51,8 +121,24 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<IO> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = ready!(Pin::new(&mut self.inner).poll_read(context, buffer));
-        Poll::Ready(read.map_err(explained))
+        let this = &mut *self;
+        this.poll_gated(
+            context,
+            |lease| &lease.reader,
+            |this, context| {
+                let inner = Pin::new(&mut this.inner);
+                // A server hands out TLS 1.3 sessions at any time; they are stored while the client reads.
+                let read = match this.sessions_until {
+                    None => inner.poll_read(context, buffer),
+                    until => Scene {
+                        until,
+                        ..Scene::default()
+                    }
+                    .play(|| inner.poll_read(context, buffer)),
+                };
+                read.map_err(explained)
+            },
+        )
     }
 }
 
@@ -62,7 +148,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<IO> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(context, bytes)
+        let this = &mut *self;
+        this.poll_gated(
+            context,
+            |lease| &lease.writer,
+            |this, context| Pin::new(&mut this.inner).poll_write(context, bytes),
+        )
     }
 
     fn poll_write_vectored(
@@ -70,7 +161,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<IO> {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(context, bytes)
+        let this = &mut *self;
+        this.poll_gated(
+            context,
+            |lease| &lease.writer,
+            |this, context| Pin::new(&mut this.inner).poll_write_vectored(context, bytes),
+        )
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -78,7 +174,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<IO> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
+        let this = &mut *self;
+        this.poll_gated(
+            context,
+            |lease| &lease.writer,
+            |this, context| Pin::new(&mut this.inner).poll_flush(context),
+        )
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -3,35 +3,22 @@
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
 };
-use spiffe_core::snapshot::Snapshot;
-use spiffe_core::verify::{PeerRole, VerifiedX509, X509Error, X509Verifier};
-use spiffe_core::{Authorizer, Clock, PeerFacts, Publisher};
+use spiffe_core::verify::X509Error;
 
-use crate::error::{Refusal, RefusalReason};
-use crate::handshake::verdict;
-
-/// What stays the same for all handshakes of a configuration.
-#[derive(Debug)]
-pub(crate) struct Judge {
-    pub(crate) verifier: X509Verifier,
-    pub(crate) authorizer: Arc<dyn Authorizer>,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) provider: Arc<CryptoProvider>,
-}
+use crate::error::RefusalReason;
+use crate::judge::Judge;
+use crate::scene;
 
 /// The peer verifier of one configuration.
 #[derive(Debug)]
 pub(crate) struct PeerVerifier {
     pub(crate) judge: Arc<Judge>,
-    /// Whose bundles judge: always what is current when the peer's chain arrives. A handshake may have begun long
-    /// before, and neither trust that was withdrawn since nor an authority that came since may be missed.
-    pub(crate) publisher: Publisher,
     /// Whether an acceptor or connector of ours drives the handshake. A plain configuration may be at work inside the
     /// transport of one, on the same thread, and its verdict is about another peer.
     pub(crate) is_ours: bool,
@@ -43,53 +30,18 @@ impl PeerVerifier {
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        role: PeerRole,
     ) -> Result<(), rustls::Error> {
-        let snapshot = self.publisher.load().snapshot().clone();
-        let now = self.judge.clock.now();
-        let chain: Vec<CertificateDer<'_>> = std::iter::once(end_entity)
-            .chain(intermediates)
-            .map(|certificate| CertificateDer::from(certificate.as_ref()))
-            .collect();
-        match self.decide(&chain, &snapshot, now, role) {
-            Ok(peer) => {
-                if self.is_ours {
-                    verdict::leave(Ok((peer, snapshot.revision())));
-                }
-                Ok(())
-            }
-            Err(reason) => {
-                let error = rustls::Error::InvalidCertificate(alert_for(&reason));
-                if self.is_ours {
-                    let chain = chain.into_iter().map(CertificateDer::into_owned).collect();
-                    verdict::leave(Err(Refusal::new(
-                        reason,
-                        chain,
-                        snapshot,
-                        now,
-                        role,
-                        self.judge.clone(),
-                    )));
-                }
-                Err(error)
-            }
+        let verdict = self.judge.judge(end_entity, intermediates);
+        let answer = match &verdict {
+            Ok(_) => Ok(()),
+            Err(refusal) => Err(rustls::Error::InvalidCertificate(alert_for(
+                refusal.reason(),
+            ))),
+        };
+        if self.is_ours {
+            scene::with(|scene| scene.verdict = Some(verdict));
         }
-    }
-
-    fn decide(
-        &self,
-        chain: &[CertificateDer<'_>],
-        snapshot: &Snapshot,
-        now: spiffe_core::Timestamp,
-        role: PeerRole,
-    ) -> Result<VerifiedX509, RefusalReason> {
-        let peer = self
-            .judge
-            .verifier
-            .verify(chain, snapshot.bundles(), now, role)?;
-        let facts = PeerFacts::new(peer.id.as_ref(), now, peer.not_after, peer.chain_length);
-        self.judge.authorizer.authorize(&facts)?;
-        Ok(peer)
+        answer
     }
 
     fn schemes(&self) -> Vec<SignatureScheme> {
@@ -152,7 +104,7 @@ impl ServerCertVerifier for PeerVerifier {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.judge(end_entity, intermediates, PeerRole::Server)?;
+        self.judge(end_entity, intermediates)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -191,7 +143,7 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.judge(end_entity, intermediates, PeerRole::Client)?;
+        self.judge(end_entity, intermediates)?;
         Ok(ClientCertVerified::assertion())
     }
 

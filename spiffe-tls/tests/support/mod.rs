@@ -20,6 +20,7 @@ use spiffe_tls::rustls::{ClientConfig, ClientConnection, ServerConfig, ServerCon
 use spiffe_tls::spiffe_core::bundle::X509Authorities;
 use spiffe_tls::spiffe_core::crypto::aws_lc_rs;
 use spiffe_tls::spiffe_core::key::PrivateKey;
+use spiffe_tls::spiffe_core::pki_types::CertificateDer;
 use spiffe_tls::spiffe_core::{
     BoxFuture, Bundle, BundleSet, Clock, Timestamp, TrustDomain, X509Svid,
 };
@@ -42,13 +43,18 @@ fn window(params: &mut CertificateParams, seconds: i64) {
     params.distinguished_name = DistinguishedName::new();
 }
 
+fn authority(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    window(&mut params, 86_400);
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
 impl Domain {
     pub fn new(name: &str) -> Self {
-        let mut params = CertificateParams::default();
-        window(&mut params, 86_400);
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let params = authority(name);
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         Self {
             name: name.into(),
@@ -78,6 +84,24 @@ impl Domain {
         X509Svid::new(vec![leaf.der().clone()], private, &*aws_lc_rs()).unwrap()
     }
 
+    /// The authority's certificate.
+    pub fn certificate(&self) -> CertificateDer<'static> {
+        self.issuer.der().clone()
+    }
+
+    /// The authority, to sign with.
+    pub fn issuer(&self) -> &CertifiedIssuer<'static, KeyPair> {
+        &self.issuer
+    }
+
+    /// Another certificate of the same name and key.
+    pub fn renewed(&self) -> CertificateDer<'static> {
+        let mut params = authority(&self.name);
+        params.serial_number = Some(77_u64.into());
+        let key = KeyPair::try_from(self.issuer.key().serialize_der()).unwrap();
+        params.self_signed(&key).unwrap().der().clone()
+    }
+
     pub fn bundle(&self) -> Bundle {
         Bundle::new(TrustDomain::parse(&self.name).unwrap()).with_x509_authorities(
             X509Authorities::from_certificates([self.issuer.der().clone()]),
@@ -93,6 +117,8 @@ pub fn bundles(of: &[&Domain]) -> BundleSet {
 #[derive(Clone, Debug, Default)]
 pub struct HandClock {
     state: Arc<Mutex<(Duration, Vec<Waker>)>>,
+    /// How far the calendar has been set forward.
+    set: Arc<Mutex<Duration>>,
 }
 
 impl HandClock {
@@ -103,11 +129,16 @@ impl HandClock {
             waker.wake();
         }
     }
+
+    /// Sets the calendar, while the monotonic clock stays.
+    pub fn set_forward(&self, span: Duration) {
+        *self.set.lock().unwrap() += span;
+    }
 }
 
 impl Clock for HandClock {
     fn now(&self) -> Timestamp {
-        START + self.monotonic()
+        START + self.monotonic() + *self.set.lock().unwrap()
     }
 
     fn monotonic(&self) -> Duration {

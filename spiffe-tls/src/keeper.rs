@@ -1,0 +1,242 @@
+//! Looks after the leases of one configuration: one task, whatever the number of connections.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use spiffe_core::snapshot::Revision;
+use spiffe_core::{Timestamp, Watch};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use crate::judge::Judge;
+use crate::lease::{Granted, Inner, Lease, LeaseRules};
+
+/// The calendar's clock may be set while everybody sleeps on the monotonic one: it is read this often.
+const CLOCK_LOOK: Duration = Duration::from_secs(10);
+
+/// A calendar that moved this much against the monotonic clock was set.
+const CLOCK_SET: Duration = Duration::from_secs(1);
+
+/// Keeps the leases of one acceptor or connector and its clones.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    pub(crate) judge: Arc<Judge>,
+    pub(crate) rules: LeaseRules,
+    /// Interrupts the task's waiting.
+    wake: Arc<Notify>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    leases: HashMap<u64, Kept>,
+    /// When to look at which lease; entries of leases that are gone are passed over.
+    due: BinaryHeap<Reverse<(Duration, u64)>>,
+    seen: Option<(Revision, u64)>,
+    /// The calendar when the monotonic clock was at zero, as last read.
+    offset: Option<Timestamp>,
+    task: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    lease: Weak<Inner>,
+    born: Duration,
+}
+
+impl Keeper {
+    pub(crate) fn new(judge: Arc<Judge>, rules: LeaseRules) -> Arc<Self> {
+        Arc::new(Self {
+            judge,
+            rules,
+            wake: Arc::default(),
+            state: Mutex::default(),
+        })
+    }
+
+    /// Grants a lease and has it looked after. The task that does runs on the current tokio runtime.
+    ///
+    /// What changed while the handshake was under way is looked at at once.
+    ///
+    /// # Errors
+    ///
+    /// Outside a tokio runtime nobody would look after the lease.
+    pub(crate) fn grant(
+        self: &Arc<Self>,
+        granted: Granted,
+    ) -> Result<Lease, tokio::runtime::TryCurrentError> {
+        let judged_under = (granted.judged.revision, granted.judged.trust.1);
+        let now = self.now();
+        let mut state = self.state();
+        self.follow(&mut state)?;
+        let number = state.next;
+        state.next += 1;
+        let lease = Lease::new(self, number, granted);
+        let kept = Kept {
+            lease: Arc::downgrade(&lease.inner),
+            born: now.1,
+        };
+        state.leases.insert(number, kept);
+        drop(state);
+        if let Some(at) = lease.inner.advance(now.1, now) {
+            self.remind(at, number);
+        }
+        let snapshot = self.judge.publisher.load();
+        let terms = self.judge.terms.in_force();
+        if judged_under != (snapshot.revision(), terms.number)
+            && let Some(at) = lease.inner.look(&snapshot, &terms, now)
+        {
+            self.remind(at, number);
+        }
+        Ok(lease)
+    }
+
+    /// Has a lease looked at again.
+    pub(crate) fn remind(&self, at: Duration, number: u64) {
+        let mut state = self.state();
+        let is_first = state
+            .due
+            .peek()
+            .is_none_or(|Reverse((first, _))| at < *first);
+        state.due.push(Reverse((at, number)));
+        drop(state);
+        if is_first {
+            self.wake.notify_one();
+        }
+    }
+
+    pub(crate) fn forget(&self, number: u64) {
+        let mut state = self.state();
+        state.leases.remove(&number);
+        // Most connections end long before their lease: their reminders must not pile up.
+        if state.due.len() > 64 && state.due.len() > 4 * state.leases.len() {
+            let State { leases, due, .. } = &mut *state;
+            due.retain(|Reverse((_, number))| leases.contains_key(number));
+        }
+    }
+
+    /// How many connections are looked after.
+    pub(crate) fn len(&self) -> usize {
+        self.state().leases.len()
+    }
+
+    /// Starts the task, unless it runs.
+    fn follow(self: &Arc<Self>, state: &mut State) -> Result<(), tokio::runtime::TryCurrentError> {
+        if state.task.as_ref().is_some_and(|task| !task.is_finished()) {
+            return Ok(());
+        }
+        let runtime = tokio::runtime::Handle::try_current()?;
+        let keeper = Arc::downgrade(self);
+        state.task = Some(runtime.spawn(async move {
+            loop {
+                let Some(turn) = keeper.upgrade().map(|keeper| keeper.turn()) else {
+                    return;
+                };
+                turn.await;
+            }
+        }));
+        Ok(())
+    }
+
+    fn now(&self) -> (Timestamp, Duration) {
+        (self.judge.clock.now(), self.judge.clock.monotonic())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at what is due or touched by a change, and returns what to wait for.
+    fn turn(&self) -> impl Future<Output = ()> + Send + use<> {
+        let now = self.now();
+        let snapshot = self.judge.publisher.load();
+        let terms = self.judge.terms.in_force();
+        let seen = (snapshot.revision(), terms.number);
+        if self.note_change(seen, now) {
+            for (number, lease, born) in self.all() {
+                let look = lease.look(&snapshot, &terms, now);
+                // A calendar that was set has moved every expiry on the monotonic clock.
+                if let Some(at) = look.or_else(|| lease.advance(born, now)) {
+                    self.remind(at, number);
+                }
+            }
+        }
+        while let Some((number, lease, born)) = self.next_due(now.1) {
+            if let Some(at) = lease.advance(born, now) {
+                // Never now again, or this loop would not end.
+                self.remind(at.max(now.1 + Duration::from_nanos(1)), number);
+            }
+        }
+        self.wait(seen, now.1)
+    }
+
+    /// Whether anything has changed for every lease since the last turn: trust, terms, or the calendar.
+    fn note_change(&self, seen: (Revision, u64), (wall, monotonic): (Timestamp, Duration)) -> bool {
+        let offset = wall - monotonic;
+        let mut state = self.state();
+        let was_set = state.offset.is_some_and(|before| {
+            before.saturating_since(offset) > CLOCK_SET
+                || offset.saturating_since(before) > CLOCK_SET
+        });
+        state.offset = Some(offset);
+        state.seen.replace(seen) != Some(seen) || was_set
+    }
+
+    fn all(&self) -> Vec<(u64, Arc<Inner>, Duration)> {
+        let state = self.state();
+        let held =
+            |(number, kept): (&u64, &Kept)| Some((*number, kept.lease.upgrade()?, kept.born));
+        state.leases.iter().filter_map(held).collect()
+    }
+
+    fn next_due(&self, now: Duration) -> Option<(u64, Arc<Inner>, Duration)> {
+        let mut state = self.state();
+        loop {
+            let Reverse((at, number)) = *state.due.peek()?;
+            if at > now {
+                return None;
+            }
+            state.due.pop();
+            let found = state
+                .leases
+                .get(&number)
+                .and_then(|kept| Some((number, kept.lease.upgrade()?, kept.born)));
+            if found.is_some() {
+                return found;
+            }
+        }
+    }
+
+    /// Resolves when there is something to look at. Does not keep the keeper alive.
+    fn wait(
+        &self,
+        (revision, terms): (Revision, u64),
+        now: Duration,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let due = self.state().due.peek().map(|Reverse((at, _))| *at);
+        let until = due
+            .unwrap_or(Duration::MAX)
+            .min(now.saturating_add(CLOCK_LOOK));
+        let sleep = self.judge.clock.sleep_until(until);
+        let published = self.judge.publisher.changed(revision);
+        let terms = self.judge.terms.changed(terms);
+        let wake = self.wake.clone();
+        async move {
+            tokio::select! {
+                () = sleep => {}
+                _ = published => {}
+                () = terms => {}
+                () = wake.notified() => {}
+            }
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.wake.notify_one();
+    }
+}

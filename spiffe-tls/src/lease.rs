@@ -1,0 +1,611 @@
+//! Leases: how long a connection may go on, and what ends it.
+//!
+//! A handshake judges once. What it found may stop being true while the connection is open: an SVID expires, a bundle
+//! goes, a policy narrows. A [`Lease`] is the part of a connection that is judged again, by the configuration's
+//! [keeper](crate::keeper) when anything changes, and by the connection itself before it lets a byte through.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use rustls::pki_types::CertificateDer;
+use spiffe_core::snapshot::{Revision, Snapshot};
+use spiffe_core::verify::{VerifiedX509, X509Error};
+use spiffe_core::{Bundle, SpiffeId, Timestamp};
+use tokio::sync::Notify;
+
+use crate::digest::Digest;
+use crate::error::RefusalReason;
+use crate::judge::{self, Judged};
+use crate::keeper::Keeper;
+use crate::terms::InForce;
+
+/// Over how long the ends of connections are spread when many lose their lease at once, unless
+/// [`LeaseRules::drain`] says otherwise.
+pub const DEFAULT_SPREAD: Duration = Duration::from_secs(5);
+
+/// How long a connection that drains may go on, unless [`LeaseRules::drain`] says otherwise.
+pub const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+
+/// How long a connection that must be judged again waits for its owner at least, where rules leave no time at all.
+const JUDGE_WAIT: Duration = Duration::from_secs(1);
+
+/// What happens to connections whose lease has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseRules {
+    pub(crate) on_end: OnEnd,
+    pub(crate) max_age: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnEnd {
+    Cut,
+    Drain { spread: Duration, grace: Duration },
+    Report,
+}
+
+impl LeaseRules {
+    /// Drains: each connection begins to drain at a slot of its own within `spread`, the same at every look, and is cut
+    /// `grace` later. Draining is told by [`Lease::over`]: HTTP/2 then sends GOAWAY, HTTP/1 answers and closes. What
+    /// expires begins at once. No byte passes later than `spread + grace` after the lease has ended.
+    ///
+    /// This is the default, with [`DEFAULT_SPREAD`] and [`DEFAULT_GRACE`].
+    pub const fn drain(spread: Duration, grace: Duration) -> Self {
+        Self {
+            on_end: OnEnd::Drain { spread, grace },
+            max_age: None,
+        }
+    }
+
+    /// Cuts at once: the next read or write fails.
+    pub const fn cut() -> Self {
+        Self {
+            on_end: OnEnd::Cut,
+            max_age: None,
+        }
+    }
+
+    /// Ends nothing; [`Lease::over`] and the log tell.
+    pub const fn report() -> Self {
+        Self {
+            on_end: OnEnd::Report,
+            max_age: None,
+        }
+    }
+
+    /// Ends leases at this age at the latest.
+    #[must_use]
+    pub const fn max_age(mut self, age: Duration) -> Self {
+        self.max_age = Some(age);
+        self
+    }
+
+    /// From the end of a lease to the beginning of the drain, for a connection with this slot, and to the cut.
+    fn delays(self, slot: u64, is_spread: bool) -> Option<(Duration, Duration)> {
+        match self.on_end {
+            OnEnd::Report => None,
+            OnEnd::Cut => Some((Duration::ZERO, Duration::ZERO)),
+            OnEnd::Drain { spread, grace } => {
+                let begin = if is_spread {
+                    fraction(spread, slot)
+                } else {
+                    Duration::ZERO
+                };
+                Some((begin, begin.saturating_add(grace)))
+            }
+        }
+    }
+
+    /// The longest that a connection goes on after its lease has ended.
+    pub(crate) fn budget(self) -> Duration {
+        match self.on_end {
+            OnEnd::Drain { spread, grace } => spread.saturating_add(grace),
+            OnEnd::Cut | OnEnd::Report => Duration::ZERO,
+        }
+    }
+}
+
+impl Default for LeaseRules {
+    fn default() -> Self {
+        Self::drain(DEFAULT_SPREAD, DEFAULT_GRACE)
+    }
+}
+
+/// `slot` of 2^64 as a part of `span`.
+fn fraction(span: Duration, slot: u64) -> Duration {
+    // 32 bits of the slot are finer than any span needs, and the product of 2^96 and 2^32 fits.
+    let nanos = (span.as_nanos() * u128::from(slot >> 32)) >> 32;
+    Duration::new(
+        (nanos / 1_000_000_000) as u64,
+        (nanos % 1_000_000_000) as u32,
+    )
+}
+
+/// Why a lease ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LeaseEnd {
+    /// An SVID that the handshake rested on expired.
+    #[error("{whose} at {at}")]
+    Expired {
+        /// Whose.
+        whose: Shown,
+        /// Its last instant.
+        at: Timestamp,
+    },
+    /// The connection reached the age that [`LeaseRules::max_age`] allows.
+    #[error("the connection has reached the age of {} s that its rules allow", .0.as_secs_f64())]
+    MaxAge(Duration),
+    /// Trust changed, and nobody has read from or written to the connection within the budget, so that it could not be
+    /// judged again.
+    #[error(
+        "trust has changed, and the connection could not be judged again because nobody used it"
+    )]
+    NotJudged,
+    /// This side no longer holds the identity that it presented.
+    #[error("this side no longer holds the identity {id} that it presented")]
+    OwnWithdrawn {
+        /// The own ID.
+        id: SpiffeId,
+    },
+    /// The peer would be refused now.
+    #[error("the peer would be refused now: {0}")]
+    Refused(#[source] RefusalReason),
+}
+
+/// Whose SVID expired under an open connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Shown {
+    /// The own SVID that was presented.
+    Own,
+    /// The peer's path.
+    Peer,
+    /// One of the SVIDs that the first handshake of a resumed session showed.
+    Session,
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Own => "the own X509-SVID that was presented expired",
+            Self::Peer => "the peer's path expired",
+            Self::Session => "an X509-SVID of the resumed session expired",
+        })
+    }
+}
+
+/// The lease of one connection; clones are handles to the same lease.
+///
+/// It stands until the earliest of the peer's expiry, the own expiry and [`LeaseRules::max_age`], and only while the
+/// peer would still be let in and this side still holds the identity that it presented. When a revision arrives or the
+/// [`Terms`](crate::Terms) change, every lease is looked at again. While the authority that the peer's path ends at is
+/// still in its bundle nothing has changed for that path; else the whole chain is verified again before the next byte
+/// passes.
+#[derive(Clone)]
+pub struct Lease {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// Standing, judged and used freely.
+const STANDS: u8 = 0;
+/// The chain must be verified again before the next byte.
+const TOUCHED: u8 = 1;
+/// Ended; still used freely until the slot comes, or for good where ends are only reported.
+const ENDED: u8 = 2;
+/// The drain is on, until the cut.
+const DRAINS: u8 = 3;
+/// Nothing passes.
+const CUT: u8 = 4;
+
+/// What a connection must do before it lets a byte through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gate {
+    Open,
+    JudgeAgain,
+    Shut,
+}
+
+pub(crate) struct Inner {
+    phase: AtomicU8,
+    /// The task that reads, and the one that writes: they are woken when the gate changes.
+    pub(crate) reader: AtomicWaker,
+    pub(crate) writer: AtomicWaker,
+    over: Notify,
+    /// Kept alive by the connections it looks after: they may outlive their acceptor.
+    keeper: Arc<Keeper>,
+    number: u64,
+    pub(crate) peer: Arc<VerifiedX509>,
+    pub(crate) own: Option<SpiffeId>,
+    expires_at: Timestamp,
+    whose: Shown,
+    slot: u64,
+    state: Mutex<State>,
+}
+
+struct State {
+    revision: Revision,
+    /// The trust revision and the number of the terms of the last verdict.
+    trust: (Revision, u64),
+    /// The authority that the path ends at.
+    anchor: Option<Arc<CertificateDer<'static>>>,
+    end: Option<Box<Ending>>,
+    /// Until when a touched lease waits to be judged.
+    touched_until: Duration,
+}
+
+struct Ending {
+    reason: LeaseEnd,
+    /// On the monotonic clock; none where ends are only reported.
+    drains_at: Duration,
+    cut_at: Duration,
+}
+
+/// What a lease is made of.
+pub(crate) struct Granted {
+    pub(crate) judged: Judged,
+    pub(crate) own: Option<(SpiffeId, Timestamp)>,
+    /// What a resumed session inherited.
+    pub(crate) until: Option<Timestamp>,
+}
+
+impl Lease {
+    pub(crate) fn new(keeper: &Arc<Keeper>, number: u64, granted: Granted) -> Self {
+        let Granted { judged, own, until } = granted;
+        let mut expires_at = judged.peer.not_after;
+        let mut whose = Shown::Peer;
+        let ends = [
+            (Shown::Own, own.as_ref().map(|(_, not_after)| *not_after)),
+            (Shown::Session, until),
+        ];
+        for (shown, end) in ends {
+            if let Some(end) = end.filter(|end| *end < expires_at) {
+                (whose, expires_at) = (shown, end);
+            }
+        }
+        Self {
+            inner: Arc::new(Inner {
+                phase: AtomicU8::new(STANDS),
+                reader: AtomicWaker::new(),
+                writer: AtomicWaker::new(),
+                over: Notify::new(),
+                keeper: keeper.clone(),
+                number,
+                expires_at,
+                whose,
+                slot: slot(&judged.digest),
+                state: Mutex::new(State {
+                    revision: judged.revision,
+                    trust: judged.trust,
+                    anchor: judged.peer.issuers.last().cloned(),
+                    end: None,
+                    touched_until: Duration::ZERO,
+                }),
+                peer: judged.peer,
+                own: own.map(|(id, _)| id),
+            }),
+        }
+    }
+
+    /// When the lease ends by itself: the earliest expiry of what both sides have shown.
+    pub fn expires_at(&self) -> Timestamp {
+        self.inner.expires_at
+    }
+
+    /// The revision of this side's source under which the connection was last judged.
+    pub fn revision(&self) -> Revision {
+        self.inner.state().revision
+    }
+
+    /// Why the lease has ended, if it has.
+    pub fn end(&self) -> Option<LeaseEnd> {
+        self.inner
+            .state()
+            .end
+            .as_ref()
+            .map(|ending| ending.reason.clone())
+    }
+
+    /// Resolves when the connection should be wound up: its lease has ended and its slot has come. Whoever drives a
+    /// protocol on it then finishes what is under way, takes nothing new, and closes; what is still open when the grace
+    /// is over is cut.
+    ///
+    /// It never resolves for a connection that was closed before.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing: ask again.
+    pub fn over(&self) -> impl Future<Output = LeaseEnd> + Send + 'static {
+        let inner = self.inner.clone();
+        async move {
+            loop {
+                let notified = inner.over.notified();
+                if let Some(reason) = inner.over_reason() {
+                    return reason;
+                }
+                notified.await;
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("expires_at", &self.inner.expires_at)
+            .field("revision", &self.revision())
+            .field("end", &self.end())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where in a spread a connection stands: the beginning of the digest of the chain that its peer has shown.
+fn slot(digest: &Digest) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *digest;
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn phase(&self) -> u8 {
+        self.phase.load(Ordering::Acquire)
+    }
+
+    fn over_reason(&self) -> Option<LeaseEnd> {
+        let is_reported = |ending: &Ending| ending.drains_at == Duration::MAX;
+        let state = self.state();
+        let ending = state.end.as_ref()?;
+        (self.phase() >= DRAINS || is_reported(ending)).then(|| ending.reason.clone())
+    }
+
+    /// What a connection must do before it lets a byte through. One load unless the lease has ended.
+    pub(crate) fn gate(&self) -> Gate {
+        match self.phase() {
+            STANDS => Gate::Open,
+            TOUCHED => Gate::JudgeAgain,
+            CUT => Gate::Shut,
+            _ => {
+                // The keeper may be late; the budget is not.
+                let now = self.keeper.judge.clock.monotonic();
+                let is_over = self
+                    .state()
+                    .end
+                    .as_ref()
+                    .is_some_and(|end| end.drains_at != Duration::MAX && now >= end.cut_at);
+                if is_over { Gate::Shut } else { Gate::Open }
+            }
+        }
+    }
+
+    fn set(&self, phase: u8) {
+        self.phase.store(phase, Ordering::Release);
+        self.reader.wake();
+        self.writer.wake();
+        self.over.notify_waiters();
+    }
+
+    /// Judges the connection again by what is current, without its chain. Returns when to look again, if it ended or
+    /// must be verified.
+    pub(crate) fn look(
+        &self,
+        snapshot: &Snapshot,
+        terms: &InForce,
+        now: (Timestamp, Duration),
+    ) -> Option<Duration> {
+        let mut state = self.state();
+        if state.end.is_some() {
+            return None;
+        }
+        let (wall, monotonic) = now;
+        if let Some(reason) = self.ended_by(snapshot, terms, wall) {
+            return self.end(&mut state, reason, monotonic);
+        }
+        let trust = (snapshot.trust_revision(), terms.number);
+        let bundle = snapshot.bundles().get(self.peer.id.trust_domain());
+        let stands = state.trust == trust
+            || terms.revocations.is_empty()
+                && bundle.is_some_and(|bundle| rests_on(bundle, state.anchor.as_deref(), terms));
+        if stands {
+            state.revision = snapshot.revision();
+            state.trust = trust;
+            if self.phase() == TOUCHED {
+                self.set(STANDS);
+            }
+            return None;
+        }
+        let Some(bundle) = bundle else {
+            let reason = X509Error::TrustDomainUnknown {
+                trust_domain: self.peer.id.trust_domain().to_owned(),
+            };
+            let reason = LeaseEnd::Refused(reason.into());
+            return self.end(&mut state, reason, monotonic);
+        };
+        if bundle.x509_authorities().is_empty() {
+            let reason = X509Error::NoAuthorities {
+                trust_domain: self.peer.id.trust_domain().to_owned(),
+            };
+            let reason = LeaseEnd::Refused(reason.into());
+            return self.end(&mut state, reason, monotonic);
+        }
+        if self.phase() != TOUCHED {
+            state.touched_until =
+                monotonic.saturating_add(self.keeper.rules.budget().max(JUDGE_WAIT));
+            self.set(TOUCHED);
+        }
+        Some(state.touched_until)
+    }
+
+    /// What ends the lease whatever the chain is worth.
+    fn ended_by(&self, snapshot: &Snapshot, terms: &InForce, now: Timestamp) -> Option<LeaseEnd> {
+        if now > self.expires_at {
+            return Some(LeaseEnd::Expired {
+                whose: self.whose,
+                at: self.expires_at,
+            });
+        }
+        if let Some(own) = &self.own {
+            let held = snapshot.svids().iter().any(|svid| svid.id() == own);
+            if !held {
+                return Some(LeaseEnd::OwnWithdrawn { id: own.clone() });
+            }
+        }
+        judge::authorize(terms, &self.peer, now)
+            .err()
+            .map(LeaseEnd::Refused)
+    }
+
+    /// Judges the connection again by its chain.
+    pub(crate) fn judge_again(&self, chain: Option<&[CertificateDer<'_>]>) {
+        let judge = &self.keeper.judge;
+        let verdict = chain
+            .and_then(<[_]>::split_first)
+            .map(|(end_entity, intermediates)| judge.judge(end_entity, intermediates));
+        let mut state = self.state();
+        if state.end.is_some() {
+            return;
+        }
+        let reason = match verdict {
+            Some(Ok(judged)) => {
+                state.revision = judged.revision;
+                state.trust = judged.trust;
+                state.anchor = judged.peer.issuers.last().cloned();
+                self.set(STANDS);
+                return;
+            }
+            Some(Err(refusal)) => LeaseEnd::Refused(refusal.reason().clone()),
+            None => LeaseEnd::NotJudged,
+        };
+        let monotonic = judge.clock.monotonic();
+        let next = self.end(&mut state, reason, monotonic);
+        drop(state);
+        if let Some(at) = next {
+            self.keeper.remind(at, self.number);
+        }
+    }
+
+    /// Ends the lease if it has outlived its rules, moves an ended one on, and says when to look again.
+    pub(crate) fn advance(&self, born: Duration, now: (Timestamp, Duration)) -> Option<Duration> {
+        let (wall, monotonic) = now;
+        let rules = self.keeper.rules;
+        let mut state = self.state();
+        if let Some(ending) = &state.end {
+            if ending.drains_at == Duration::MAX {
+                return None;
+            }
+            if monotonic >= ending.cut_at {
+                self.set(CUT);
+                return None;
+            }
+            if monotonic >= ending.drains_at {
+                if self.phase() != DRAINS {
+                    self.set(DRAINS);
+                }
+                return Some(ending.cut_at);
+            }
+            return Some(ending.drains_at);
+        }
+        let reason = if wall > self.expires_at {
+            LeaseEnd::Expired {
+                whose: self.whose,
+                at: self.expires_at,
+            }
+        } else if let Some(age) = rules.max_age
+            && monotonic.saturating_sub(born) >= age
+        {
+            LeaseEnd::MaxAge(age)
+        } else if self.phase() == TOUCHED && monotonic >= state.touched_until {
+            LeaseEnd::NotJudged
+        } else {
+            return self.next(&state, born, now);
+        };
+        self.end(&mut state, reason, monotonic)
+    }
+
+    /// When a lease that stands has to be looked at, if nothing changes before.
+    fn next(
+        &self,
+        state: &State,
+        born: Duration,
+        (wall, monotonic): (Timestamp, Duration),
+    ) -> Option<Duration> {
+        // The last instant is still good.
+        let left = self.expires_at.saturating_since(wall) + Duration::from_nanos(1);
+        let expiry = monotonic.saturating_add(left);
+        let max_age = self.keeper.rules.max_age;
+        let age = max_age.map_or(Duration::MAX, |age| born.saturating_add(age));
+        let touched = if self.phase() == TOUCHED {
+            state.touched_until
+        } else {
+            Duration::MAX
+        };
+        Some(expiry.min(age).min(touched))
+    }
+
+    fn end(&self, state: &mut State, reason: LeaseEnd, monotonic: Duration) -> Option<Duration> {
+        let rules = self.keeper.rules;
+        // What expires has been spread by its issuing, and who did not look in time has had the whole budget.
+        let is_spread = !matches!(reason, LeaseEnd::Expired { .. } | LeaseEnd::MaxAge(_));
+        let delays = if reason == LeaseEnd::NotJudged && rules.on_end != OnEnd::Report {
+            Some((Duration::ZERO, Duration::ZERO))
+        } else {
+            rules.delays(self.slot, is_spread)
+        };
+        tracing::info!(
+            peer = %self.peer.id,
+            revision = %self.keeper.judge.publisher.load().revision(),
+            begins_in_ms = delays.map(|(begin, _)| begin.as_millis() as u64),
+            cut_in_ms = delays.map(|(_, cut)| cut.as_millis() as u64),
+            reason = %reason,
+            "the lease of a connection has ended"
+        );
+        let (drains_at, cut_at) = match delays {
+            Some((begin, cut)) => (
+                monotonic.saturating_add(begin),
+                monotonic.saturating_add(cut),
+            ),
+            None => (Duration::MAX, Duration::MAX),
+        };
+        state.end = Some(Box::new(Ending {
+            reason,
+            drains_at,
+            cut_at,
+        }));
+        let phase = if cut_at <= monotonic {
+            CUT
+        } else if drains_at <= monotonic {
+            DRAINS
+        } else {
+            ENDED
+        };
+        self.set(phase);
+        match phase {
+            CUT => None,
+            DRAINS => Some(cut_at),
+            _ if drains_at == Duration::MAX => None,
+            _ => Some(drains_at),
+        }
+    }
+
+    /// The connection is gone: nobody has to look after the lease.
+    pub(crate) fn close(&self) {
+        self.keeper.forget(self.number);
+    }
+}
+
+/// Whether a path that ended at `anchor` still does.
+fn rests_on(bundle: &Bundle, anchor: Option<&CertificateDer<'static>>, terms: &InForce) -> bool {
+    anchor.is_some_and(|anchor| {
+        bundle.x509_authorities().iter().any(|authority| {
+            let certificate = authority.certificate();
+            // The same bytes at the same place need no comparing.
+            (std::ptr::eq(certificate.as_ref(), anchor.as_ref()) || certificate == anchor)
+                && !(terms.refuse_tainted && authority.is_tainted())
+        })
+    })
+}

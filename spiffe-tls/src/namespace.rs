@@ -1,0 +1,108 @@
+//! What a TLS session is bound to: it is resumed only while all of it is the same.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::crypto::{CryptoProvider, GetRandomFailed};
+use spiffe_core::snapshot::Snapshot;
+use spiffe_core::{BundleSet, SpiffeId};
+
+use crate::digest::{Digest, Sha256};
+use crate::terms::{InForce, Terms};
+
+/// Bundles and own SPIFFE ID of one revision, and the terms of one moment.
+pub(crate) type Namespace = Digest;
+
+/// Computes the namespaces of one configuration.
+#[derive(Debug)]
+pub(crate) struct Namespaces {
+    terms: Terms,
+    sha256: Sha256,
+    /// Stands for terms that have no text, so that no other process shares them.
+    process: Digest,
+    /// Bundles are many, and one's own rotation leaves them as they are.
+    last_bundles: Mutex<Option<(Arc<BundleSet>, Digest)>>,
+    last_terms: Mutex<Option<(u64, Digest)>>,
+}
+
+impl Namespaces {
+    /// # Errors
+    ///
+    /// When the provider has no randomness to give.
+    pub(crate) fn new(
+        terms: Terms,
+        sha256: Sha256,
+        provider: &CryptoProvider,
+    ) -> Result<Self, GetRandomFailed> {
+        let mut process = [0; 32];
+        provider.secure_random.fill(&mut process)?;
+        Ok(Self {
+            terms,
+            sha256,
+            process,
+            last_bundles: Mutex::default(),
+            last_terms: Mutex::default(),
+        })
+    }
+
+    /// The part that a revision contributes: everybody's authorities, taints included, and the own ID.
+    pub(crate) fn of_revision(&self, snapshot: &Snapshot, own: Option<&SpiffeId>) -> Digest {
+        let bundles = self.of_bundles(snapshot.bundles());
+        let own = own.map_or("", SpiffeId::as_str);
+        self.sha256.of_parts([&bundles[..], own.as_bytes()])
+    }
+
+    /// The namespace of now: the part of the current revision with the terms that are in force.
+    pub(crate) fn with_terms(&self, revision: &Digest) -> Namespace {
+        let terms = self.of_terms(&self.terms.in_force());
+        self.sha256.of_parts([&revision[..], &terms])
+    }
+
+    fn of_bundles(&self, bundles: &Arc<BundleSet>) -> Digest {
+        let mut last = self
+            .last_bundles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, digest)) = &*last
+            && (Arc::ptr_eq(known, bundles) || known.same_authorities(bundles))
+        {
+            return *digest;
+        }
+        let mut parts: Vec<&[u8]> = Vec::new();
+        for bundle in bundles.iter() {
+            parts.push(bundle.trust_domain().as_str().as_bytes());
+            for authority in bundle.x509_authorities().iter() {
+                let taint: &[u8] = if authority.is_tainted() { b"t" } else { b"" };
+                parts.extend([authority.certificate().as_ref(), taint]);
+            }
+            parts.push(b"");
+        }
+        let digest = self.sha256.of_parts(parts);
+        *last = Some((bundles.clone(), digest));
+        digest
+    }
+
+    fn of_terms(&self, terms: &InForce) -> Digest {
+        let mut last = self
+            .last_terms
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some((number, digest)) = *last
+            && number == terms.number
+        {
+            return digest;
+        }
+        let text = terms.authorizer.canonical_text();
+        let number = terms.number.to_be_bytes();
+        let policy: [&[u8]; 2] = match &text {
+            Some(text) => [b"policy", text.as_bytes()],
+            None => [&self.process, &number],
+        };
+        let taint: &[u8] = if terms.refuse_tainted { b"t" } else { b"" };
+        let lists = terms.revocations.lists().map(AsRef::as_ref);
+        let digest = self
+            .sha256
+            .of_parts(policy.into_iter().chain([taint]).chain(lists));
+        *last = Some((terms.number, digest));
+        digest
+    }
+}

@@ -1,0 +1,72 @@
+//! What the parts of one connection leave for each other while rustls is at work.
+//!
+//! rustls calls verifiers, resolvers, ticketers and session stores from inside a poll, hands none of them the
+//! connection, and carries back only what fits its own types. So whoever polls sets a [`Scene`] on this thread, the
+//! parts write into it and read from it, and the same poll takes it back. Nothing stays behind, and no other connection
+//! can see it: there is no await between.
+
+use std::cell::RefCell;
+use std::mem;
+use std::sync::Arc;
+
+use spiffe_core::Timestamp;
+
+use crate::error::Refusal;
+use crate::judge::Judged;
+use crate::material::Identity;
+
+/// One connection's place.
+#[derive(Debug, Default)]
+pub(crate) struct Scene {
+    /// What the verifier found, if it was asked: a resumed handshake does not ask.
+    pub(crate) verdict: Option<Result<Judged, Box<Refusal>>>,
+    /// What the resolver presented.
+    pub(crate) own: Option<Arc<Identity>>,
+    /// Until when a session that is resumed, or about to be stored, may be resumed. It is inherited from one session
+    /// to the next, so no chain of sessions outlives the SVIDs that its first handshake showed.
+    pub(crate) until: Option<Timestamp>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Scene>> = const { RefCell::new(None) };
+}
+
+impl Scene {
+    /// Runs one poll in this scene.
+    pub(crate) fn play<T>(&mut self, poll: impl FnOnce() -> T) -> T {
+        // A transport that itself speaks TLS polls one connection inside another.
+        let outer = Outer(CURRENT.replace(Some(mem::take(self))));
+        let result = poll();
+        *self = CURRENT.take().unwrap_or_default();
+        drop(outer);
+        result
+    }
+
+    /// Until when what this connection has shown may be resumed: the earlier end of both SVIDs, or what the resumed
+    /// session inherited. `None` where nothing was shown.
+    pub(crate) fn resumable_until(&self) -> Option<Timestamp> {
+        match &self.verdict {
+            Some(Ok(judged)) => {
+                let own = self.own.as_ref().map(|own| own.svid.not_after());
+                let peer = judged.peer.not_after;
+                Some(own.map_or(peer, |own| own.min(peer)))
+            }
+            Some(Err(_)) => None,
+            None => self.until,
+        }
+    }
+}
+
+/// Reads or changes the scene that is set on this thread; `None` where no acceptor or connector of ours is polling.
+pub(crate) fn with<T>(act: impl FnOnce(&mut Scene) -> T) -> Option<T> {
+    CURRENT.with_borrow_mut(|current| current.as_mut().map(act))
+}
+
+/// What was there before, put back when dropped: also when the poll panics.
+struct Outer(Option<Scene>);
+
+impl Drop for Outer {
+    fn drop(&mut self) {
+        CURRENT.set(self.0.take());
+    }
+}
