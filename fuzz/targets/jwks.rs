@@ -17,12 +17,7 @@ fuzz_target!(|data: &[u8]| {
     let read = JwtAuthorities::from_workload_api_jwks(keys.to_workload_api_jwks());
     let read = read.expect("ours is good");
     assert!(read.ignored().is_empty());
-    // Key sets do not say which algorithm alone a key is for; everything else comes back.
-    assert_eq!(keys.len(), read.len());
-    for (key, again) in keys.iter().zip(read.iter()) {
-        assert_eq!(key.key_id(), again.key_id());
-        assert_eq!(key.public_key(), again.public_key());
-    }
+    assert!(keys.iter().eq(read.iter()));
     for key in keys.iter() {
         assert_eq!(keys.find(key.key_id()), Some(key));
         assert!(!key.key_id().is_empty());

@@ -351,9 +351,9 @@ fn key_members_are_strict_base64url() {
         ignored(&jwt("a", missing), Rule::JwkKey);
     }
     ignored(&jwt("a", &format!(r#""alg":7,{members}"#)), Rule::JwkKey);
-    let bundle = counted(&jwt("a", &format!(r#""alg":"ES384",{members}"#)));
+    let bundle = counted(&jwt("a", &format!(r#""alg":"ES256",{members}"#)));
     let key = bundle.jwt_authorities().find("a").unwrap();
-    assert_eq!(key.algorithm(), Some("ES384"));
+    assert_eq!(key.algorithm(), Some("ES256"));
 }
 
 #[test]
@@ -543,10 +543,7 @@ fn written_documents_have_exactly_the_members_of_the_standard() {
         x509(r#""kty":"EC","kid":"tolerated","#, &root),
         jwt(
             "a\\\"",
-            &format!(
-                r#""alg":"PS256","key_ops":["verify"],{}"#,
-                rsa_members(&KEYS.rsa)
-            ),
+            &format!(r#""key_ops":["verify"],{}"#, rsa_members(&KEYS.rsa)),
         ),
     ]))
     .with_sequence(Some(7))
@@ -569,6 +566,36 @@ fn written_documents_have_exactly_the_members_of_the_standard() {
         format!(r#"{{"keys":[{jwt}]}}"#)
     );
     assert_eq!(Bundle::new(domain()).to_spiffe_json(), r#"{"keys":[]}"#);
+}
+
+#[test]
+fn a_restriction_to_one_algorithm_is_written_where_it_restricts_something() {
+    let rsa = rsa_members(&KEYS.rsa);
+    let ec = ec_members(&KEYS.es256);
+    for (members, algorithm, kept) in [
+        (&rsa, "RS256", true),
+        (&rsa, "PS512", true),
+        (&rsa, "ES256", true),
+        (&rsa, "odd\\\"", true),
+        (&ec, "ES256", false),
+        (&ec, "ES384", true),
+        (&ec, "RS256", true),
+        (&ec, "", true),
+    ] {
+        let bundle = parse(document(&[jwt(
+            "a",
+            &format!(r#""alg":"{algorithm}",{members}"#),
+        )]));
+        let free = parse(document(&[jwt("a", members)]));
+        assert_eq!(free.same_authorities(&bundle), !kept, "{algorithm}");
+        let written = bundle.to_spiffe_json();
+        let alg = format!(r#","alg":"{algorithm}"}}"#);
+        assert_eq!(written.contains(&alg), kept, "{written}");
+        assert!(parse(&written).same_authorities(&bundle), "{written}");
+        let jwks = bundle.jwt_authorities().to_workload_api_jwks();
+        assert_eq!(jwks.contains(&alg), kept, "{jwks}");
+        assert!(!free.to_spiffe_json().contains("alg"));
+    }
 }
 
 #[test]

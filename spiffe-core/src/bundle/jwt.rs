@@ -57,10 +57,16 @@ impl JwtAuthority {
         })
     }
 
-    /// The same key, for one algorithm only, by its JWS name (`alg` of a JWK: RFC 7517 §4.4).
+    /// The same key, for one algorithm only, by its JWS name (`alg` of a JWK: RFC 7517 §4.4). One that does not fit the
+    /// key makes it verify nothing; the only one that a curve has restricts nothing and is not kept.
     #[must_use]
     pub fn for_algorithm(mut self, algorithm: impl Into<String>) -> Self {
-        self.algorithm = Some(algorithm.into());
+        let algorithm = algorithm.into();
+        let mut fitting = JwsAlgorithm::ALL
+            .iter()
+            .filter(|one| one.key_kind() == self.kind);
+        let only = fitting.next().filter(|_| fitting.next().is_none());
+        self.algorithm = Some(algorithm).filter(|name| only.is_none_or(|only| only.name() != name));
         self
     }
 
@@ -111,7 +117,7 @@ impl JwtAuthority {
             .is_ok()
     }
 
-    /// The one algorithm the key is for, where its document names one.
+    /// The one algorithm that the key is restricted to, where its document says so.
     pub fn algorithm(&self) -> Option<&str> {
         self.algorithm.as_deref()
     }

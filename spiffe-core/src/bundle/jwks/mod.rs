@@ -62,8 +62,8 @@ impl Bundle {
 
     /// Writes the SPIFFE bundle document: X.509 authorities, JWT authorities, then sequence and hint where set.
     ///
-    /// Each entry has exactly the members of X509-SVID §6.1 or JWT-SVID §6.1, so a key's restriction to one
-    /// algorithm is not written.
+    /// Each entry has exactly the members of X509-SVID §6.1 or JWT-SVID §6.1, and a key that is restricted to one
+    /// algorithm `alg` besides (RFC 7517 §4.4): without it, whoever reads the document would trust more than its writer.
     pub fn to_spiffe_json(&self) -> String {
         let mut out = String::new();
         self.push_document(&mut out, self.refresh_hint());
@@ -438,6 +438,10 @@ fn push_jwt_entries(out: &mut String, authorities: &JwtAuthorities) {
             authority.key().push_jwk_members(out);
             out.push_str(",\"use\":\"jwt-svid\",\"kid\":");
             push_string(out, authority.key_id());
+            if let Some(algorithm) = authority.algorithm() {
+                out.push_str(",\"alg\":");
+                push_string(out, algorithm);
+            }
         });
     }
 }
