@@ -313,33 +313,34 @@ impl fmt::Debug for SpiffeId {
 mod serde_impls {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-    use super::{SpiffeId, TrustDomain};
+    use super::{SpiffeId, SpiffeIdRef, TrustDomain, TrustDomainRef};
 
-    impl Serialize for SpiffeId {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.serialize_str(self.as_str())
-        }
+    /// A name is its text, and no other text is one.
+    macro_rules! as_text {
+        ($owned:ty, $borrowed:ty) => {
+            impl Serialize for $borrowed {
+                fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                    serializer.serialize_str(self.as_str())
+                }
+            }
+
+            impl Serialize for $owned {
+                fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                    serializer.serialize_str(self.as_str())
+                }
+            }
+
+            impl<'de> Deserialize<'de> for $owned {
+                fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                    let text = String::deserialize(deserializer)?;
+                    Self::parse(&text).map_err(D::Error::custom)
+                }
+            }
+        };
     }
 
-    impl<'de> Deserialize<'de> for SpiffeId {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            let text = String::deserialize(deserializer)?;
-            Self::parse(&text).map_err(D::Error::custom)
-        }
-    }
-
-    impl Serialize for TrustDomain {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.serialize_str(self.as_str())
-        }
-    }
-
-    impl<'de> Deserialize<'de> for TrustDomain {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            let text = String::deserialize(deserializer)?;
-            Self::parse(&text).map_err(D::Error::custom)
-        }
-    }
+    as_text!(SpiffeId, SpiffeIdRef<'_>);
+    as_text!(TrustDomain, TrustDomainRef<'_>);
 }
 
 #[cfg(test)]
