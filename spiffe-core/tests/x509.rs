@@ -426,6 +426,16 @@ fn an_own_svid_needs_its_key_and_a_linked_chain() {
     let svid = X509Svid::from_concatenated_der(&joined, private(), &*crypto()).unwrap();
     assert_eq!(svid.to_concatenated_der(), joined);
     assert_eq!(svid.serial_hex(), "7");
+    assert_eq!(svid.leaf(), &leaf);
+    assert_eq!(svid.intermediates(), [middle.der().clone()]);
+    assert_eq!(svid.fingerprint(&*crypto()), crypto().sha256(&leaf));
+    assert_eq!(
+        (
+            svid.not_before().unix_seconds(),
+            svid.not_after().unix_seconds()
+        ),
+        (NOW.unix_seconds() - 1800, NOW.unix_seconds() + 1800)
+    );
     let pem = format!("{}{}", rcgen_pem(&leaf), rcgen_pem(middle.der()));
     let key_pem = pem_block("PRIVATE KEY", &pair.serialize_der());
     assert_eq!(

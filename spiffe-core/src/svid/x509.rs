@@ -119,6 +119,16 @@ impl X509Svid {
         &self.chain[0]
     }
 
+    /// The certificates above the leaf, its issuer first; often none.
+    pub fn intermediates(&self) -> &[CertificateDer<'static>] {
+        &self.chain[1..]
+    }
+
+    /// SHA-256 of the leaf's DER, as people compare certificates by.
+    pub fn fingerprint(&self, crypto: &dyn CryptoProvider) -> [u8; 32] {
+        crypto.sha256(self.leaf())
+    }
+
     /// The private key.
     pub fn key(&self) -> &SvidKey {
         &self.key
