@@ -71,6 +71,7 @@ rules! {
     LeafKeyCertSign, "x509-leaf-key-cert-sign", "X509-SVID §5.2", "a leaf's key usage lacks keyCertSign";
     LeafCrlSign, "x509-leaf-crl-sign", "X509-SVID §5.2", "a leaf's key usage lacks cRLSign";
     LeafDigitalSignature, "x509-leaf-digital-signature", "X509-SVID §4.3", "a leaf's key usage, where present, holds digitalSignature";
+    KeyUsageMissing, "x509-key-usage-missing", "X509-SVID §4.3", "key usage is present and critical, where the verifier demands it";
     LeafExtendedKeyUsage, "x509-extended-key-usage", "X509-SVID §4.4", "an extended key usage that is present allows the peer's role";
     TrustDomainUnknown, "x509-trust-domain-unknown", "Federation §4.2", "the peer's trust domain is one whose bundle is known";
     NoX509Authorities, "x509-no-authorities", "X509-SVID §6.2", "the trust domain's bundle holds X.509 authorities";

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, ExtendedKeyUsagePurpose,
+    IsCa, KeyPair, KeyUsagePurpose,
 };
 use spiffe_core::bundle::X509Authorities;
 use spiffe_core::pki_types::{
@@ -94,6 +94,69 @@ fn every_key_usage_of_an_issuer() {
             &of_authority,
             expected,
         );
+    }
+}
+
+/// Key usage that is not critical, as rcgen would not write it.
+fn uncritical(bits: u8) -> CustomExtension {
+    CustomExtension::from_oid_content(&[2, 5, 29, 15], element(3, &[1, bits]))
+}
+
+#[test]
+fn a_verifier_may_demand_critical_key_usages() {
+    const DIGITAL_SIGNATURE: u8 = 0x80;
+    const CERT_SIGN_AND_CRL_SIGN: u8 = 0x06;
+    let shared = Arc::new(IssuerCache::default());
+    let lax = X509Verifier::new(&*crypto()).with_issuer_cache(shared.clone());
+    let strict = lax.clone().with_key_usage_required();
+    let without = |mut params: CertificateParams, instead: Option<CustomExtension>| {
+        params.key_usages.clear();
+        params.custom_extensions.extend(instead);
+        params
+    };
+    let leaves = [
+        (leaf_params(ID), true),
+        (without(leaf_params(ID), None), false),
+        (
+            without(leaf_params(ID), Some(uncritical(DIGITAL_SIGNATURE))),
+            false,
+        ),
+    ];
+    let issuers = |name| {
+        [
+            (ca_params(name), true),
+            (without(ca_params(name), None), false),
+            (
+                without(ca_params(name), Some(uncritical(CERT_SIGN_AND_CRL_SIGN))),
+                false,
+            ),
+        ]
+    };
+    for (authority, _) in issuers("root") {
+        let top = root(authority);
+        let of_a = bundles(&[("a", &[&top])]);
+        for (high, high_is_strict) in issuers("high") {
+            let high = intermediate(high, &top);
+            for (low, low_is_strict) in issuers("low") {
+                let low = intermediate(low, &high);
+                for (leaf, leaf_is_strict) in &leaves {
+                    let chain = chain(leaf.clone(), &[&low, &high, &top]);
+                    let judge = |verifier, expected| {
+                        check_with(verifier, &chain, &of_a, NOW, PeerRole::Client, expected);
+                    };
+                    judge(&lax, Ok(ID));
+                    let kept = *leaf_is_strict && low_is_strict && high_is_strict;
+                    let expected = if kept {
+                        Ok(ID)
+                    } else {
+                        Err(Rule::KeyUsageMissing)
+                    };
+                    // What the lax verifier left in the memory they share is no leave to skip the rule.
+                    judge(&strict, expected);
+                    judge(&strict.clone().with_issuer_cache(Arc::default()), expected);
+                }
+            }
+        }
     }
 }
 
@@ -282,7 +345,7 @@ fn a_wrong_key_identifier_only_guides() {
     let identifier = key_identifier(&chain(leaf_params(ID), &[&other])[0]);
     params
         .custom_extensions
-        .push(rcgen::CustomExtension::from_oid_content(
+        .push(CustomExtension::from_oid_content(
             &[2, 5, 29, 35],
             element(0x30, &element(0x80, &identifier)),
         ));
@@ -820,8 +883,7 @@ fn large_certificates_are_not_looked_at() {
     let of_a = bundles(&[("a", &[&top])]);
     let padded = |mut params: CertificateParams, bytes: usize| {
         let filler = element(4, &vec![0; bytes]);
-        let extension =
-            rcgen::CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 2], filler);
+        let extension = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 2], filler);
         params.custom_extensions.push(extension);
         params
     };

@@ -43,6 +43,12 @@ pub enum X509Error {
     /// The leaf's issuer was sent, but may not sign certificates.
     #[error("the leaf's issuer is no CA that may sign certificates")]
     IssuerNotSigning,
+    /// Key usage is absent or not critical, and the verifier demands it.
+    #[error("the {holder} has no critical key usage, which this verifier demands")]
+    KeyUsageMissing {
+        /// Whose.
+        holder: Holder,
+    },
     /// The leaf breaks a rule of the X509-SVID profile.
     #[error(transparent)]
     Leaf(#[from] LeafError),
@@ -133,6 +139,7 @@ impl X509Error {
             Self::IssuerExtendedKeyUsage => Rule::PathExtendedKeyUsage,
             Self::IssuerNotSigning => Rule::PathIssuerNotCa,
             Self::IssuerUnknownCritical { .. } => Rule::CertUnknownCriticalExtension,
+            Self::KeyUsageMissing { .. } => Rule::KeyUsageMissing,
             Self::Leaf(error) => error.rule(),
             Self::NameConstraints(_) => Rule::PathNameConstraints,
             Self::NoAuthorities { .. } => Rule::NoX509Authorities,

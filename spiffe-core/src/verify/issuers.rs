@@ -37,6 +37,8 @@ pub(super) struct Standing {
     /// This issuer's certificate first, the authority's last.
     pub(super) certificates: Vec<Arc<CertificateDer<'static>>>,
     signs_revocations: bool,
+    /// Whether every intermediate from the authority down to here has a critical key usage.
+    pub(super) has_key_usages: bool,
 }
 
 impl Standing {
@@ -49,6 +51,7 @@ impl Standing {
             constraints: authority.name_constraints().cloned().into_iter().collect(),
             certificates: vec![authority.shared_certificate().clone()],
             signs_revocations: authority.signs_revocations(),
+            has_key_usages: true,
         }
     }
 
@@ -81,6 +84,7 @@ impl Standing {
             constraints,
             certificates,
             signs_revocations: cert.signs_revocations(),
+            has_key_usages: self.has_key_usages && cert.has_critical_key_usage(),
         })
     }
 
@@ -409,7 +413,7 @@ impl<'a, 'v> Search<'a, 'v> {
                     rest.push((position, cert, der));
                     continue;
                 };
-                match usable(&cert, now) {
+                match self.verifier.usable(&cert, now) {
                     Ok(key) => {
                         self.candidates.push(Candidate { cert, der, key });
                         grown = true;
@@ -572,23 +576,29 @@ impl<'a, 'v> Search<'a, 'v> {
     }
 }
 
-fn is_self_issued(cert: &Cert<'_>) -> bool {
-    cert.subject == cert.issuer
+impl X509Verifier {
+    /// Whether a certificate may issue at all at this time; what depends on its own issuer comes later.
+    fn usable<'a>(&self, cert: &Cert<'a>, now: Timestamp) -> Result<PublicKey<'a>, X509Error> {
+        let holder = Holder::Intermediate;
+        if !cert.is_signing() {
+            return Err(X509Error::IssuerNotSigning);
+        }
+        if self.key_usage_required && !cert.has_critical_key_usage() {
+            return Err(X509Error::KeyUsageMissing { holder });
+        }
+        within(now, cert.not_before, cert.not_after, holder)?;
+        // RFC 5280 §4.2: an extension that is critical and not understood refuses the certificate, an issuer's too.
+        if let Some(oid) = cert.unknown_critical {
+            return Err(X509Error::IssuerUnknownCritical { oid: dotted(oid) });
+        }
+        PublicKey::from_spki(cert.spki).ok_or_else(|| X509Error::Algorithm {
+            detail: "an intermediate certificate's key".into(),
+        })
+    }
 }
 
-/// Whether a certificate may issue at all at this time; what depends on its own issuer comes later.
-fn usable<'a>(cert: &Cert<'a>, now: Timestamp) -> Result<PublicKey<'a>, X509Error> {
-    if !cert.is_signing() {
-        return Err(X509Error::IssuerNotSigning);
-    }
-    within(now, cert.not_before, cert.not_after, Holder::Intermediate)?;
-    // RFC 5280 §4.2: an extension that is critical and not understood refuses the certificate, an issuer's too.
-    if let Some(oid) = cert.unknown_critical {
-        return Err(X509Error::IssuerUnknownCritical { oid: dotted(oid) });
-    }
-    PublicKey::from_spki(cert.spki).ok_or_else(|| X509Error::Algorithm {
-        detail: "an intermediate certificate's key".into(),
-    })
+fn is_self_issued(cert: &Cert<'_>) -> bool {
+    cert.subject == cert.issuer
 }
 
 /// A certificate in an explanation.

@@ -118,6 +118,7 @@ pub struct X509Verifier {
     pub(super) limits: X509Limits,
     pub(super) revocations: Arc<Revocations>,
     pub(super) refuses_tainted: bool,
+    pub(super) key_usage_required: bool,
     cache: Arc<IssuerCache>,
 }
 
@@ -171,6 +172,7 @@ impl X509Verifier {
             limits: X509Limits::default(),
             revocations: Arc::default(),
             refuses_tainted: false,
+            key_usage_required: false,
             cache: Arc::default(),
         }
     }
@@ -204,6 +206,16 @@ impl X509Verifier {
     #[must_use]
     pub fn refusing_tainted(mut self, refuses: bool) -> Self {
         self.refuses_tainted = refuses;
+        self
+    }
+
+    /// The same verifier, which refuses every leaf and intermediate whose key usage is absent or not critical.
+    ///
+    /// X509-SVID §4.3 asks both of issuers; §5.2 has validators judge what is set, and so does a verifier without this.
+    /// Of an authority, name and key count, as ever (RFC 5280 §6.1.1 (d)).
+    #[must_use]
+    pub fn with_key_usage_required(mut self) -> Self {
+        self.key_usage_required = true;
         self
     }
 
@@ -325,6 +337,13 @@ impl X509Verifier {
             });
         }
         let leaf = judged?;
+        if self.key_usage_required {
+            if !cert.has_critical_key_usage() {
+                let holder = Holder::Leaf;
+                return Err(X509Error::KeyUsageMissing { holder });
+            }
+            trace.pass(Rule::KeyUsageMissing, String::new);
+        }
         if !role.is_allowed_by(cert.roles()) {
             return Err(X509Error::ExtendedKeyUsage);
         }
@@ -409,6 +428,7 @@ impl X509Verifier {
             let standing = &warm.standing;
             warm.may_have_issued(&subject.cert)
                 && standing.intermediates() <= self.limits.intermediates
+                && (standing.has_key_usages || !self.key_usage_required)
                 && (standing.not_before..=standing.not_after).contains(&now)
                 && standing.allows(subject.cert.roles(), role).is_ok()
         })?;

@@ -44,6 +44,11 @@ impl Cert<'_> {
         self.key_usage.is_none_or(KeyUsage::crl_sign)
     }
 
+    /// Whether key usage is there and critical, as X509-SVID §4.3 asks of issuers.
+    pub(crate) fn has_critical_key_usage(&self) -> bool {
+        self.key_usage.is_some_and(|usage| usage.critical)
+    }
+
     /// The roles that the extended key usage allows; without one, all.
     pub(crate) fn roles(&self) -> Roles {
         let Some(purposes) = self.extended_key_usage else {
