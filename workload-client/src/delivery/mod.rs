@@ -1,5 +1,22 @@
 //! SVIDs, bundles and tokens as files, for programs that know nothing of SPIFFE.
 //!
+//! [`Delivery`] keeps a directory as its sources say and runs a command or sends a signal after each change:
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use spiffe_workload_client::delivery::{Delivery, DeliveryDirectory, SendSignal};
+//! use spiffe_workload_client::{X509Source, spiffe_core::SystemClock};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let delivery = Delivery::builder(DeliveryDirectory::new("/run/nginx/svid"), X509Source::new().await?)
+//!     .notifier(SendSignal::parse("/run/nginx.pid:HUP")?)
+//!     .start(Arc::new(SystemClock::new()))?;
+//! # delivery.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! A [`DeliveryDirectory`] holds one directory per revision and a link, `current`, that a rename switches from one to the
 //! next. SPIRE's flat names are links through it:
 //!
@@ -23,17 +40,25 @@
 //! one; what it left half done is removed at the next start. Files of others in the directory are never touched: where one
 //! has a name that is needed, the delivery is refused.
 
+mod deliver;
 mod directory;
 mod disk;
 mod error;
 mod files;
+mod notify;
 mod read;
+#[cfg(test)]
+mod task_tests;
 #[cfg(test)]
 mod tests;
 
+pub use deliver::{Delivery, DeliveryBuilder, DeliveryStatus, RECHECK, TokenRequest};
 pub use directory::{DeliveryDirectory, Modes, Written};
 pub use error::DeliveryError;
 pub use files::{Files, Material};
+pub use notify::{
+    DEFAULT_COMMAND_TIMEOUT, Notifier, RunCommand, SendSignal, SendSignalError, environment,
+};
 pub use read::{MAX_FILE_BYTES, OpenRevision, read_flat};
 
 /// The link to the revision that counts.

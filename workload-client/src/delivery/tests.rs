@@ -23,14 +23,14 @@ use super::read::{read_bounded, read_flat_by};
 use super::*;
 
 /// An authority, and what it issues as material.
-struct Issuer(Authority);
+pub(super) struct Issuer(Authority);
 
 impl Issuer {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self(Authority::ephemeral("example.org").await)
     }
 
-    async fn material(&self, paths: &[&str]) -> Material {
+    pub(super) async fn material(&self, paths: &[&str]) -> Material {
         let mut svids = Vec::new();
         for path in paths {
             svids.push(Arc::new(self.0.svid(path).await));
@@ -42,24 +42,24 @@ impl Issuer {
         }
     }
 
-    async fn files(&self) -> Files {
+    pub(super) async fn files(&self) -> Files {
         Files::new(&self.material(&["web"]).await).unwrap()
     }
 }
 
 /// A directory to deliver into, beside nothing else.
-struct Place(TempDir);
+pub(super) struct Place(TempDir);
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.0.path().join("svid")
     }
 
-    fn directory(&self) -> DeliveryDirectory {
+    pub(super) fn directory(&self) -> DeliveryDirectory {
         DeliveryDirectory::new(self.path())
     }
 
@@ -72,7 +72,7 @@ impl Place {
     }
 
     /// Every path below, links not followed.
-    fn everything(&self) -> BTreeSet<String> {
+    pub(super) fn everything(&self) -> BTreeSet<String> {
         fn walk(at: &Path, root: &Path, found: &mut BTreeSet<String>) {
             for entry in fs::read_dir(at).unwrap() {
                 let entry = entry.unwrap();
@@ -116,7 +116,7 @@ fn check(chain: &[u8], key: &[u8], bundle: &[u8]) -> String {
 }
 
 #[track_caller]
-fn serial(place: &Place) -> String {
+pub(super) fn serial(place: &Place) -> String {
     check(
         &place.read("svid.0.pem"),
         &place.read("svid.0.key"),
@@ -468,7 +468,7 @@ async fn a_reader_of_flat_names_notices_a_switch_and_reads_again() {
 
 /// What happens at the step at which something happens.
 #[derive(Clone, Copy, Debug)]
-enum Fault {
+pub(super) enum Fault {
     /// This step alone fails, done half.
     Once,
     /// From here on nothing is done any more, as if the process were gone.
@@ -479,7 +479,7 @@ enum Fault {
 
 /// The system's disk, with a fault at one step.
 #[derive(Debug)]
-struct Faulty {
+pub(super) struct Faulty {
     at: usize,
     fault: Fault,
     done: AtomicUsize,
@@ -487,7 +487,7 @@ struct Faulty {
 }
 
 impl Faulty {
-    fn new(at: usize, fault: Fault) -> Arc<Self> {
+    pub(super) fn new(at: usize, fault: Fault) -> Arc<Self> {
         Arc::new(Self {
             at,
             fault,

@@ -13,7 +13,7 @@ pub const MAX_DELAY: Duration = Duration::from_secs(30);
 
 /// Counts failures in a row and says how long to wait after each.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     failures: u32,
 }
 
@@ -22,7 +22,7 @@ impl Backoff {
     ///
     /// The first reconnection is immediate. A stream that did not last [`FIRST_DELAY`] does not earn the next one, so a
     /// server that answers and closes is not asked in a tight loop.
-    pub(super) fn ended(&mut self, lasted: Duration, random: &dyn Random) -> Duration {
+    pub(crate) fn ended(&mut self, lasted: Duration, random: &dyn Random) -> Duration {
         self.worked(lasted);
         if self.failures == 0 {
             self.failures = 1;
@@ -33,14 +33,14 @@ impl Backoff {
     }
 
     /// A stream was good for so long: failures before it are history, however it ended.
-    pub(super) fn worked(&mut self, lasted: Duration) {
+    pub(crate) fn worked(&mut self, lasted: Duration) {
         if lasted >= FIRST_DELAY {
             self.failures = 0;
         }
     }
 
     /// A request failed.
-    pub(super) fn failed(&mut self, random: &dyn Random) -> Duration {
+    pub(crate) fn failed(&mut self, random: &dyn Random) -> Duration {
         let doublings = self.failures.saturating_sub(1);
         self.failures = self.failures.saturating_add(1).max(2);
         self.delay(doublings, random)
@@ -64,7 +64,7 @@ impl Backoff {
 
 /// Randomness good enough to spread clients, from the keys that the standard library gives its hash maps.
 #[derive(Debug)]
-pub(super) struct Jitter;
+pub(crate) struct Jitter;
 
 impl Random for Jitter {
     fn fill(&self, bytes: &mut [u8]) -> Result<(), RandomError> {

@@ -1,6 +1,6 @@
 //! Live sources: they follow the Workload API and publish what it says.
 
-mod backoff;
+pub(crate) mod backoff;
 mod builder;
 mod follow;
 mod jwt;
