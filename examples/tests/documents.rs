@@ -97,6 +97,8 @@ fn the_page_of_limits_has_the_values_of_the_constants() {
         spiffe_workload_client::source::DEFAULT_START_TIMEOUT, "time a source waits for its first good update";
         spiffe_workload_client::source::FIRST_DELAY, "delay after the first failure, before it is spread";
         spiffe_workload_client::source::MAX_DELAY, "the longest delay between attempts";
+        spiffe_workload_client::source::MAX_FILE_BYTES, "bytes of a file that a file source reads";
+        spiffe_workload_client::source::DEFAULT_POLL_INTERVAL, "time between two looks at a file source's files";
         spiffe_workload_client::source::MAX_CACHED_TOKENS, "JWT-SVIDs that a source keeps";
         spiffe_agent::DEFAULT_REQUESTS, "requests open at once on a Workload API";
         spiffe_agent::DEFAULT_REQUESTS_PER_CONNECTION, "requests open at once on one connection";

@@ -39,7 +39,7 @@ mod update;
 pub use client::WorkloadApiClient;
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{ClientError, ResponseError};
-pub use source::{JwtSource, StartError, X509Source};
+pub use source::{BundleSource, FileSource, Files, JwtSource, StartError, X509Source};
 pub use spiffe_core;
 pub use spiffe_tls as tls;
 pub use update::{JwtBundles, MAX_HINT_BYTES, MAX_SVIDS, Notice, X509Bundles, X509Context};

@@ -279,6 +279,11 @@ impl X509BundleReader {
         }
     }
 
+    /// As [`X509Reader::forget`].
+    pub(crate) fn forget(&mut self) {
+        self.bundles.forget();
+    }
+
     pub(crate) fn read(
         &mut self,
         response: X509BundlesResponse,

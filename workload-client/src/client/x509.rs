@@ -36,10 +36,8 @@ impl WorkloadApiClient {
     ///
     /// [`ClientError`].
     pub async fn watch_x509_bundles(&self) -> Result<X509BundleUpdates, ClientError> {
-        let mut stub = self.stub();
-        let answer = stub.fetch_x509_bundles(X509BundlesRequest {});
         Ok(X509BundleUpdates {
-            responses: self.open("FetchX509Bundles", answer).await?,
+            responses: self.open_x509_bundles().await?,
             reader: X509BundleReader::new(self.crypto().clone()),
         })
     }
@@ -48,6 +46,14 @@ impl WorkloadApiClient {
         let mut stub = self.stub();
         let answer = stub.fetch_x509svid(X509svidRequest {});
         self.open("FetchX509SVID", answer).await
+    }
+
+    pub(crate) async fn open_x509_bundles(
+        &self,
+    ) -> Result<Responses<X509BundlesResponse>, ClientError> {
+        let mut stub = self.stub();
+        let answer = stub.fetch_x509_bundles(X509BundlesRequest {});
+        self.open("FetchX509Bundles", answer).await
     }
 }
 

@@ -77,7 +77,7 @@ impl fmt::Debug for Common {
     }
 }
 
-fn default_crypto() -> Option<Arc<dyn CryptoProvider>> {
+pub(super) fn default_crypto() -> Option<Arc<dyn CryptoProvider>> {
     #[cfg(feature = "aws-lc-rs")]
     return Some(spiffe_core::crypto::aws_lc_rs());
     #[cfg(not(feature = "aws-lc-rs"))]

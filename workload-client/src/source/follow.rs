@@ -17,6 +17,8 @@ use tracing::{debug, info, warn};
 
 use super::StartError;
 use super::backoff::Backoff;
+use super::outages::Outages;
+use super::survival::{Outlook, Survival};
 use crate::client::{Responses, WorkloadApiClient};
 use crate::error::{ClientError, ResponseError};
 use crate::update::Notice;
@@ -39,6 +41,9 @@ pub(super) trait Feed: Send + 'static {
 
     /// Publishes that nothing is held any more.
     fn withdraw(&mut self) -> Result<(), Rejection>;
+
+    /// How long what is published lasts.
+    fn survival(&self, now: Timestamp) -> Option<Survival>;
 }
 
 /// What became of a message that was published.
@@ -49,6 +54,17 @@ pub(super) struct Applied {
     pub(super) problem: Option<String>,
     /// Whether it is enough to start with.
     pub(super) is_enough: bool,
+}
+
+impl Applied {
+    /// All of it was used, and it is enough.
+    pub(super) fn whole(notices: &[Notice]) -> Self {
+        Self {
+            notices: notices.to_vec(),
+            problem: None,
+            is_enough: true,
+        }
+    }
 }
 
 /// Why a message was not published.
@@ -82,12 +98,33 @@ pub(super) struct State {
     pub(super) last_update: Option<Timestamp>,
     pub(super) notices: Vec<Notice>,
     pub(super) withdrawn: bool,
-    ready: bool,
+    pub(super) ready: bool,
     /// The error after which nothing was asked again.
     ended_by: Option<ClientError>,
 }
 
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            endpoint: EndpointState::Connecting,
+            last_error: None,
+            last_update: None,
+            notices: Vec::new(),
+            withdrawn: false,
+            ready: false,
+            ended_by: None,
+        }
+    }
+}
+
+/// What a task reports to.
+pub(super) struct Reporter {
+    pub(super) state: watch::Sender<State>,
+    pub(super) outlook: Arc<Outlook>,
+}
+
 /// Settings of a task.
+#[derive(Clone)]
 pub(super) struct Settings {
     pub(super) client: WorkloadApiClient,
     pub(super) random: Arc<dyn Random>,
@@ -99,38 +136,70 @@ pub(super) struct Settings {
 pub(super) struct Following {
     clock: Arc<dyn Clock>,
     state: watch::Receiver<State>,
+    outlook: Arc<Outlook>,
     stop: watch::Sender<bool>,
 }
 
 impl Following {
-    /// Starts the task.
-    pub(super) fn start<F: Feed>(feed: F, settings: Settings) -> Result<Self, StartError> {
-        let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;
-        let (state, states) = watch::channel(State {
-            endpoint: EndpointState::Connecting,
-            last_error: None,
-            last_update: None,
-            notices: Vec::new(),
-            withdrawn: false,
-            ready: false,
-            ended_by: None,
-        });
-        let (stop, stopped) = watch::channel(false);
+    /// Starts the task that follows a stream.
+    pub(super) fn start<F: Feed>(
+        feed: F,
+        settings: Settings,
+        outlook: Arc<Outlook>,
+        outages: Arc<Outages>,
+    ) -> Result<Self, StartError> {
         let clock = settings.client.clock().clone();
-        let task = Task {
-            feed,
-            settings,
-            clock: clock.clone(),
-            backoff: Backoff::default(),
-            withdraw_at: None,
-            state,
-        };
-        runtime.spawn(task.run(stopped));
+        Self::spawn(clock.clone(), outlook, |report| {
+            Task {
+                feed,
+                settings,
+                clock,
+                backoff: Backoff::default(),
+                withdraw_at: None,
+                away_since: None,
+                outages,
+                report,
+            }
+            .follow()
+        })
+    }
+
+    /// Runs what `task` makes, on this thread's runtime, until it ends or the last handle is dropped.
+    pub(super) fn spawn<T: Future<Output = ()> + Send + 'static>(
+        clock: Arc<dyn Clock>,
+        outlook: Arc<Outlook>,
+        task: impl FnOnce(Reporter) -> T,
+    ) -> Result<Self, StartError> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| StartError::NoRuntime)?;
+        let (state, states) = watch::channel(State::default());
+        let (stop, mut stopped) = watch::channel(false);
+        let task = task(Reporter {
+            state: state.clone(),
+            outlook: outlook.clone(),
+        });
+        runtime.spawn(async move {
+            {
+                // An error means that the last handle was dropped.
+                let stopped = pin!(stopped.wait_for(|stop| *stop));
+                select(stopped, pin!(task)).await;
+            }
+            debug!("the source stopped");
+            state.send_modify(|state| state.endpoint = EndpointState::Stopped);
+        });
         Ok(Self {
             clock,
             state: states,
+            outlook,
             stop,
         })
+    }
+
+    pub(super) fn survival(&self) -> Option<Arc<Survival>> {
+        self.outlook.load()
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     pub(super) fn state(&self) -> State {
@@ -181,7 +250,10 @@ struct Task<F> {
     backoff: Backoff,
     /// When what is published is withdrawn, once the endpoint has said that there is nothing.
     withdraw_at: Option<Duration>,
-    state: watch::Sender<State>,
+    /// Since when there has been no good stream.
+    away_since: Option<Duration>,
+    outages: Arc<Outages>,
+    report: Reporter,
 }
 
 /// How one stream went.
@@ -192,28 +264,19 @@ struct Session {
 }
 
 impl<F: Feed> Task<F> {
-    async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        {
-            // An error means that the last handle was dropped.
-            let stopped = pin!(stop.wait_for(|stop| *stop));
-            select(stopped, pin!(self.follow())).await;
-        }
-        debug!(source = F::NAME, "the source stopped");
-        self.state
-            .send_modify(|state| state.endpoint = EndpointState::Stopped);
-    }
-
-    async fn follow(&mut self) {
+    async fn follow(mut self) {
         loop {
             let session = self.session().await;
             let error = session.error;
+            self.away_since
+                .get_or_insert_with(|| self.clock.monotonic());
             let is_final = !error.is_retryable();
             if is_final {
                 warn!(source = F::NAME, %error, "no updates from the Workload API; not asking again");
             } else {
                 warn!(source = F::NAME, %error, "no updates from the Workload API; asking again");
             }
-            self.state.send_modify(|state| {
+            self.report.state.send_modify(|state| {
                 state.last_error = Some(error.to_string());
                 state.endpoint = EndpointState::Waiting;
                 state.ended_by = is_final.then(|| error.clone());
@@ -246,7 +309,8 @@ impl<F: Feed> Task<F> {
 
     /// Follows one stream to its end.
     async fn session(&mut self) -> Session {
-        self.state
+        self.report
+            .state
             .send_modify(|state| state.endpoint = EndpointState::Connecting);
         let client = self.settings.client.clone();
         let mut good_since = None;
@@ -270,7 +334,13 @@ impl<F: Feed> Task<F> {
         let now = self.clock.now();
         match self.feed.apply(response, now) {
             Ok(applied) => {
+                if let Some(since) = self.away_since.take() {
+                    self.outages
+                        .ended(self.clock.monotonic().saturating_sub(since));
+                }
                 self.withdraw_at = None;
+                self.report.outlook.goes_at(None);
+                self.report.outlook.holds(self.feed.survival(now));
                 for notice in &applied.notices {
                     warn!(source = F::NAME, %notice, "a part of an update was passed over");
                 }
@@ -280,7 +350,7 @@ impl<F: Feed> Task<F> {
                     }
                     None => debug!(source = F::NAME, "an update was published"),
                 }
-                self.state.send_modify(|state| {
+                self.report.state.send_modify(|state| {
                     state.endpoint = EndpointState::Following;
                     state.ready |= applied.is_enough;
                     state.last_error = applied.problem;
@@ -292,7 +362,7 @@ impl<F: Feed> Task<F> {
             }
             Err(error) => {
                 warn!(source = F::NAME, %error, "an update was discarded");
-                self.state.send_modify(|state| {
+                self.report.state.send_modify(|state| {
                     state.endpoint = EndpointState::Following;
                     state.last_error = Some(error.to_string());
                 });
@@ -303,27 +373,36 @@ impl<F: Feed> Task<F> {
 
     /// The endpoint says that there is nothing for this workload: what is published goes after the grace.
     fn denied(&mut self) {
-        let at = self.clock.monotonic().saturating_add(self.settings.grace);
-        self.withdraw_at.get_or_insert(at);
-        if self.settings.grace.is_zero() {
+        let grace = self.settings.grace;
+        if grace.is_zero() {
             self.withdraw();
+        } else if self.withdraw_at.is_none() {
+            self.withdraw_at = Some(self.clock.monotonic().saturating_add(grace));
+            let outlook = &self.report.outlook;
+            outlook.goes_at(Some(self.clock.now() + grace));
         }
     }
 
     fn withdraw(&mut self) {
         self.withdraw_at = None;
+        self.report.outlook.goes_at(None);
         match self.feed.withdraw() {
             Ok(()) => {
                 info!(
                     source = F::NAME,
                     "what the Workload API withdrew is no longer used"
                 );
-                self.state.send_modify(|state| state.withdrawn = true);
+                let now = self.clock.now();
+                self.report.outlook.holds(self.feed.survival(now));
+                self.report
+                    .state
+                    .send_modify(|state| state.withdrawn = true);
             }
             Err(error) => {
                 warn!(source = F::NAME, %error, "a withdrawal was refused");
                 let error = format!("a withdrawal was refused: {error}");
-                self.state
+                self.report
+                    .state
                     .send_modify(|state| state.last_error = Some(error));
             }
         }

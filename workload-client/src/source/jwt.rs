@@ -13,6 +13,8 @@ use spiffe_proto::workload::JwtBundlesResponse;
 
 use super::builder::{Common, common_settings};
 use super::follow::{Applied, Feed, Following, Refused};
+use super::outages::Outages;
+use super::survival::{Outlook, Readiness, Survival};
 use super::tokens::Tokens;
 use super::{SourceStatus, StartError};
 use crate::client::{Responses, WorkloadApiClient};
@@ -28,7 +30,7 @@ use crate::update::JwtBundleReader;
 pub struct JwtSource {
     publisher: Publisher,
     following: Arc<Following>,
-    tokens: Arc<Tokens>,
+    tokens: Tokens,
     client: WorkloadApiClient,
     verifier: JwtVerifier,
 }
@@ -110,12 +112,19 @@ impl JwtSource {
 
     /// How the source fares.
     pub fn status(&self) -> SourceStatus {
-        super::status(&self.following, &self.publisher)
+        super::status(&self.following, &self.publisher, Readiness::of_bundles)
+    }
+
+    /// Until when the tokens that are held last if no further one comes, the first to end counting, and bundles with
+    /// them; `None` while the source holds nothing. One atomic load.
+    pub fn survives_until(&self) -> Option<Arc<Survival>> {
+        self.following.survival()
     }
 
     /// Stops following and returns once nothing runs any more. What is published stays as it is.
     pub async fn shutdown(&self) {
         self.following.shutdown().await;
+        self.tokens.shutdown().await;
     }
 }
 
@@ -171,7 +180,9 @@ impl JwtSourceBuilder {
         let settings = self.common.settings()?;
         let client = settings.client.clone();
         let publisher = Publisher::new();
-        let tokens: Arc<Tokens> = Arc::default();
+        let outlook: Arc<Outlook> = Arc::default();
+        let outages: Arc<Outages> = Arc::default();
+        let tokens = Tokens::new(outlook.clone(), outages.clone());
         let feed = JwtFeed {
             reader: JwtBundleReader::new(client.crypto().clone()),
             publisher: publisher.clone(),
@@ -179,7 +190,7 @@ impl JwtSourceBuilder {
         };
         Ok(JwtSource {
             publisher,
-            following: Arc::new(Following::start(feed, settings)?),
+            following: Arc::new(Following::start(feed, settings, outlook, outages)?),
             tokens,
             verifier: self
                 .verifier
@@ -192,7 +203,7 @@ impl JwtSourceBuilder {
 struct JwtFeed {
     reader: JwtBundleReader,
     publisher: Publisher,
-    tokens: Arc<Tokens>,
+    tokens: Tokens,
 }
 
 impl Feed for JwtFeed {
@@ -211,11 +222,7 @@ impl Feed for JwtFeed {
         if !Arc::ptr_eq(update.bundles(), self.publisher.load().bundles()) {
             self.publisher.publish([], update.bundles().clone())?;
         }
-        Ok(Applied {
-            notices: update.notices().to_vec(),
-            problem: None,
-            is_enough: true,
-        })
+        Ok(Applied::whole(update.notices()))
     }
 
     fn withdraw(&mut self) -> Result<(), Rejection> {
@@ -225,5 +232,10 @@ impl Feed for JwtFeed {
             self.publisher.publish([], BundleSet::new())?;
         }
         Ok(())
+    }
+
+    fn survival(&self, _: Timestamp) -> Option<Survival> {
+        let bundles = self.publisher.load();
+        (!bundles.bundles().is_empty()).then(Survival::nothing_ends)
     }
 }

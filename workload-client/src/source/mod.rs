@@ -2,19 +2,27 @@
 
 pub(crate) mod backoff;
 mod builder;
+mod bundle;
+mod file;
 mod follow;
 mod jwt;
+mod outages;
+mod survival;
 mod tokens;
 mod x509;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use backoff::{FIRST_DELAY, MAX_DELAY};
+pub use bundle::{BundleSource, BundleSourceBuilder};
+pub use file::{DEFAULT_POLL_INTERVAL, FileSource, FileSourceBuilder, Files, MAX_FILE_BYTES};
 pub use follow::EndpointState;
 use follow::Following;
 pub use jwt::{JwtSource, JwtSourceBuilder};
-use spiffe_core::snapshot::Revision;
+use spiffe_core::snapshot::{Revision, Snapshot};
 use spiffe_core::{Publisher, Timestamp};
+pub use survival::{Ends, Readiness, Survival};
 pub use tokens::MAX_CACHED_TOKENS;
 pub use x509::{X509Source, X509SourceBuilder};
 
@@ -72,11 +80,27 @@ pub struct SourceStatus {
     pub expires_at: Option<Timestamp>,
     /// Whether the Workload API withdrew what was published and nothing has come since.
     pub withdrawn: bool,
+    /// Until when what is published lasts without another update; `None` when nothing is.
+    pub survival: Option<Arc<Survival>>,
+    /// Whether the source is fit to serve, at the time of asking.
+    pub readiness: Readiness,
 }
 
-fn status(following: &Following, publisher: &Publisher) -> SourceStatus {
+impl SourceStatus {
+    /// Whether the source is fit to serve: what a readiness probe should say.
+    pub const fn is_ready(&self) -> bool {
+        self.readiness.is_ready()
+    }
+}
+
+fn status(
+    following: &Following,
+    publisher: &Publisher,
+    readiness: impl FnOnce(&Snapshot, Option<&Survival>, Timestamp) -> Readiness,
+) -> SourceStatus {
     let state = following.state();
     let current = publisher.load();
+    let survival = following.survival();
     SourceStatus {
         revision: current.revision(),
         endpoint: state.endpoint,
@@ -85,5 +109,7 @@ fn status(following: &Following, publisher: &Publisher) -> SourceStatus {
         notices: state.notices,
         expires_at: current.svids().iter().map(|svid| svid.not_after()).min(),
         withdrawn: state.withdrawn,
+        readiness: readiness(&current, survival.as_deref(), following.now()),
+        survival,
     }
 }

@@ -1,4 +1,5 @@
-//! The workload's own JWT-SVIDs by audience and identity, renewed when half of their life has passed.
+//! The workload's own JWT-SVIDs by audience and identity, renewed when half of their life has passed, or earlier where the
+//! endpoint has been away for longer than the other half.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -6,7 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use spiffe_core::{JwtSvid, SpiffeId, Timestamp};
+use tokio::task::JoinSet;
+use tracing::warn;
 
+use super::outages::Outages;
+use super::survival::{Outlook, Survival};
 use crate::client::WorkloadApiClient;
 use crate::error::ClientError;
 use crate::update::empty;
@@ -20,16 +25,24 @@ const RENEWAL_RETRY: Duration = Duration::from_secs(5);
 /// Whom a token is for, and whose it is.
 pub(super) type Key = (Vec<String>, Option<SpiffeId>);
 
-#[derive(Default)]
+/// A handle; clones share the tokens, and the last one takes the renewals that are under way with it.
+#[derive(Clone)]
 pub(super) struct Tokens {
-    slots: Mutex<HashMap<Key, Arc<Slot>>>,
+    slots: Arc<Slots>,
+    renewals: Arc<Mutex<JoinSet<()>>>,
+}
+
+struct Slots {
+    by_key: Mutex<HashMap<Key, Arc<Slot>>>,
+    outlook: Arc<Outlook>,
+    outages: Arc<Outages>,
 }
 
 #[derive(Default)]
 struct Slot {
     held: Mutex<Option<Held>>,
     /// Held while a token is being fetched: one request at a time for each key.
-    fetching: tokio::sync::Mutex<()>,
+    fetching: Arc<tokio::sync::Mutex<()>>,
     attempts: Mutex<Attempts>,
 }
 
@@ -42,10 +55,10 @@ struct Attempts {
 
 /// What a slot holds at some instant.
 enum Look {
-    /// A token in the first half of its life.
+    /// A token that is not to be renewed yet.
     Fresh(Arc<JwtSvid>),
     /// A valid token to be renewed.
-    Due(Held),
+    Due(Arc<JwtSvid>),
     Nothing,
 }
 
@@ -56,33 +69,85 @@ struct Held {
 }
 
 impl Tokens {
+    pub(super) fn new(outlook: Arc<Outlook>, outages: Arc<Outages>) -> Self {
+        Self {
+            slots: Arc::new(Slots {
+                by_key: Mutex::default(),
+                outlook,
+                outages,
+            }),
+            renewals: Arc::default(),
+        }
+    }
+
+    /// The token for `key`. Whoever finds one that is due gets it at once, and it is renewed beside.
     pub(super) async fn get(
         &self,
         client: &WorkloadApiClient,
         key: Key,
     ) -> Result<Arc<JwtSvid>, ClientError> {
         let clock = client.clock();
-        let slot = self.slot(&key, clock.now());
-        let held = match slot.look(clock.now()) {
+        let slot = self.slots.slot(&key, clock.now());
+        match slot.look(clock.now()) {
             Look::Fresh(token) => return Ok(token),
-            Look::Due(held) => Some(held),
-            Look::Nothing => None,
-        };
+            Look::Due(token) => {
+                self.renew(client, key, slot);
+                return Ok(token);
+            }
+            Look::Nothing => {}
+        }
         let before = lock(&slot.attempts).number;
-        let _fetching = match (slot.fetching.try_lock(), held) {
-            (Ok(guard), _) => guard,
-            (Err(_), Some(held)) => return Ok(held.token),
-            (Err(_), None) => slot.fetching.lock().await,
-        };
+        let _fetching = slot.fetching.lock().await;
         // Whoever was fetching meanwhile has left a token, or the error that another request would meet too.
-        let held = match slot.look(clock.now()) {
-            Look::Fresh(token) => return Ok(token),
-            Look::Due(held) => Some(held),
-            Look::Nothing => None,
-        };
+        if let Look::Fresh(token) | Look::Due(token) = slot.look(clock.now()) {
+            return Ok(token);
+        }
         if let Some(error) = slot.failed_since(before) {
             return Err(error);
         }
+        self.slots.fetch(client, key, &slot).await
+    }
+
+    /// Renews a token in a task of its own, unless that is under way.
+    fn renew(&self, client: &WorkloadApiClient, key: Key, slot: Arc<Slot>) {
+        let Ok(fetching) = slot.fetching.clone().try_lock_owned() else {
+            return;
+        };
+        let (slots, client) = (self.slots.clone(), client.clone());
+        let mut renewals = lock(&self.renewals);
+        while renewals.try_join_next().is_some() {}
+        renewals.spawn(async move {
+            let id = key.1.clone();
+            if let Err(error) = slots.fetch(&client, key, &slot).await {
+                let id = id.map(tracing::field::display);
+                warn!(source = "jwt", %error, id, "a token was not renewed");
+            }
+            drop(fetching);
+        });
+    }
+
+    /// Stops the renewals that are under way and returns once none runs any more.
+    pub(super) async fn shutdown(&self) {
+        let mut renewals = std::mem::take(&mut *lock(&self.renewals));
+        renewals.shutdown().await;
+    }
+
+    /// Forgets every token: the workload is not to use them any more.
+    pub(super) fn forget(&self) {
+        lock(&self.slots.by_key).clear();
+        self.slots.outlook.tokens(None);
+    }
+}
+
+impl Slots {
+    /// Asks for a token and keeps it.
+    async fn fetch(
+        &self,
+        client: &WorkloadApiClient,
+        key: Key,
+        slot: &Slot,
+    ) -> Result<Arc<JwtSvid>, ClientError> {
+        let clock = client.clock();
         let (audiences, id) = key;
         let fetched = client.fetch_jwt_svids(audiences, id.as_ref()).await;
         let now = clock.now();
@@ -91,40 +156,40 @@ impl Tokens {
             first.ok_or_else(|| empty("svids").into())
         });
         slot.attempted(fetched.as_ref().err());
-        match (fetched, held) {
-            (Ok(token), _) => {
+        let fetched = match fetched {
+            Ok(token) => {
                 let token = Arc::new(token);
-                let left = token.expires_at().saturating_since(now);
+                let life = token.expires_at().saturating_since(now);
                 slot.hold(Some(Held {
                     token: token.clone(),
-                    renew_at: now + left / 2,
+                    renew_at: token.expires_at() - self.outages.renewal_margin(life),
                 }));
                 Ok(token)
             }
-            (Err(error @ ClientError::PermissionDenied { .. }), _) => {
-                slot.hold(None);
+            Err(error) => {
+                match &error {
+                    ClientError::PermissionDenied { .. } => slot.hold(None),
+                    _ => slot.retry_at(now + RENEWAL_RETRY),
+                }
                 Err(error)
             }
-            (Err(_), Some(held)) if now < held.token.expires_at() => {
-                let token = held.token.clone();
-                slot.hold(Some(Held {
-                    renew_at: now + RENEWAL_RETRY,
-                    ..held
-                }));
-                Ok(token)
-            }
-            (Err(error), _) => Err(error),
-        }
+        };
+        self.outlook.tokens(self.survival(now));
+        fetched
     }
 
-    /// Forgets every token: the workload is not to use them any more.
-    pub(super) fn forget(&self) {
-        lock(&self.slots).clear();
+    /// The first of the valid tokens to end.
+    fn survival(&self, now: Timestamp) -> Option<Survival> {
+        let slots = lock(&self.by_key);
+        let valid = slots.values().filter_map(|slot| slot.valid(now));
+        let first = valid.min_by_key(|held| held.token.expires_at())?;
+        let token = first.token;
+        Some(Survival::token(token.expires_at(), token.id().clone()))
     }
 
     /// The slot of `key`; makes room where there is none.
     fn slot(&self, key: &Key, now: Timestamp) -> Arc<Slot> {
-        let mut slots = lock(&self.slots);
+        let mut slots = lock(&self.by_key);
         if let Some(slot) = slots.get(key) {
             return slot.clone();
         }
@@ -154,8 +219,15 @@ impl Slot {
     fn look(&self, now: Timestamp) -> Look {
         match self.valid(now) {
             Some(held) if now < held.renew_at => Look::Fresh(held.token),
-            Some(held) => Look::Due(held),
+            Some(held) => Look::Due(held.token),
             None => Look::Nothing,
+        }
+    }
+
+    /// A renewal failed: the token that is held is not due before `at`.
+    fn retry_at(&self, at: Timestamp) {
+        if let Some(held) = &mut *lock(&self.held) {
+            held.renew_at = at;
         }
     }
 
@@ -179,7 +251,7 @@ impl Slot {
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tokens")
-            .field("held", &lock(&self.slots).len())
+            .field("held", &lock(&self.slots.by_key).len())
             .finish()
     }
 }

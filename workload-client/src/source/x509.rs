@@ -11,6 +11,7 @@ use spiffe_proto::workload::X509svidResponse;
 
 use super::builder::{Common, common_settings};
 use super::follow::{Applied, Feed, Following, Refused};
+use super::survival::{Readiness, Survival};
 use super::{SourceStatus, StartError};
 use crate::client::{Responses, WorkloadApiClient};
 use crate::error::ClientError;
@@ -63,7 +64,13 @@ impl X509Source {
 
     /// How the source fares.
     pub fn status(&self) -> SourceStatus {
-        super::status(&self.following, &self.publisher)
+        super::status(&self.following, &self.publisher, Readiness::of_svid)
+    }
+
+    /// Until when the source serves if no further update comes, and what ends first; `None` while it holds nothing.
+    /// One atomic load.
+    pub fn survives_until(&self) -> Option<Arc<Survival>> {
+        self.following.survival()
     }
 
     /// Stops following and returns once nothing runs any more. What is published stays as it is.
@@ -156,9 +163,10 @@ impl X509SourceBuilder {
             publisher: publisher.clone(),
             picker: self.picker,
         };
+        let following = Following::start(feed, settings, Arc::default(), Arc::default())?;
         Ok(X509Source {
             publisher,
-            following: Arc::new(Following::start(feed, settings)?),
+            following: Arc::new(following),
         })
     }
 }
@@ -179,25 +187,6 @@ struct X509Feed {
 }
 
 impl X509Feed {
-    /// Whether an SVID can be used with the bundle that came with it.
-    fn check(&self, svid: &X509Svid, bundles: &BundleSet, now: Timestamp) -> Result<(), String> {
-        let not_after = svid.not_after();
-        if not_after < now {
-            return Err(format!("the SVID of {} expired at {not_after}", svid.id()));
-        }
-        let own = bundles.get(svid.trust_domain());
-        if own.is_none_or(|own| own.x509_authorities().is_empty()) {
-            // A trust domain that trusts nobody has nothing to measure the SVID by.
-            return Ok(());
-        }
-        // A workload's clock may be behind its authority's: the SVID is about to be valid for everybody else.
-        let at = now.max(svid.not_before());
-        self.verifier
-            .verify(svid.chain(), bundles, at, PeerRole::Unspecified)
-            .map(drop)
-            .map_err(|error| format!("the SVID of {} does not verify: {error}", svid.id()))
-    }
-
     /// What of an update can be used, so that one bad SVID does not keep the others from rotating: the held one of
     /// the same identity stands in for it, or it is left out. `None` when that would make another identity the
     /// default one; the first problem is reported either way.
@@ -211,7 +200,7 @@ impl X509Feed {
         let mut usable = Vec::with_capacity(offered.len());
         let mut first_problem = None;
         for (position, svid) in offered.iter().enumerate() {
-            let Err(problem) = self.check(svid, bundles, now) else {
+            let Err(problem) = check(&self.verifier, svid, bundles, now) else {
                 usable.push(svid.clone());
                 continue;
             };
@@ -290,4 +279,32 @@ impl Feed for X509Feed {
         self.publisher.publish([], BundleSet::new())?;
         Ok(())
     }
+
+    fn survival(&self, now: Timestamp) -> Option<Survival> {
+        Survival::of(&self.publisher.load(), &self.verifier, now)
+    }
+}
+
+/// Whether an SVID can be used with the bundle that came with it.
+pub(super) fn check(
+    verifier: &X509Verifier,
+    svid: &X509Svid,
+    bundles: &BundleSet,
+    now: Timestamp,
+) -> Result<(), String> {
+    let not_after = svid.not_after();
+    if not_after < now {
+        return Err(format!("the SVID of {} expired at {not_after}", svid.id()));
+    }
+    let own = bundles.get(svid.trust_domain());
+    if own.is_none_or(|own| own.x509_authorities().is_empty()) {
+        // A trust domain that trusts nobody has nothing to measure the SVID by.
+        return Ok(());
+    }
+    // A workload's clock may be behind its authority's: the SVID is about to be valid for everybody else.
+    let at = now.max(svid.not_before());
+    verifier
+        .verify(svid.chain(), bundles, at, PeerRole::Unspecified)
+        .map(drop)
+        .map_err(|error| format!("the SVID of {} does not verify: {error}", svid.id()))
 }

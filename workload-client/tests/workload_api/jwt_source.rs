@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spiffe_proto::workload::{Jwtsvid, JwtsvidRequest};
+use spiffe_workload_client::source::Ends;
 use spiffe_workload_client::spiffe_core::svid::JwtError;
 use spiffe_workload_client::spiffe_core::{Clock, Source, SpiffeId, TrustDomainRef, Watch};
 use spiffe_workload_client::{ClientError, JwtSource, ResponseError, WorkloadApiClient};
@@ -199,6 +200,34 @@ async fn bundles_follow_the_workload_api() {
     assert!(source.verify(&own, "db").is_err());
 }
 
+async fn token_becomes(source: &JwtSource, token: &str) {
+    while source.fetch(["db"]).await.unwrap().secret_token() != token {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn it_says_until_when_its_tokens_last() {
+    let f = Fixture::new();
+    f.issue().await;
+    let source = f.source().await;
+    assert_eq!(source.survives_until().unwrap().ends(), &Ends::Nothing);
+    let token = source.fetch(["db"]).await.unwrap();
+    let survival = source.survives_until().unwrap();
+    assert_eq!(survival.until(), START + LIFE);
+    let id = token.id().clone();
+    assert_eq!(survival.ends(), &Ends::Token { id });
+    f.clock.advance(LIFE / 2);
+    let next = f.issue().await.svid;
+    token_becomes(&source, &next).await;
+    let survival = source.survives_until().unwrap();
+    assert_eq!(survival.until(), START + LIFE * 3 / 2);
+    let before = source.current().revision();
+    f.api.jwt_bundles.fail(Status::permission_denied("gone"));
+    source.changed(before).await;
+    until(|| source.survives_until().is_none()).await;
+}
+
 #[tokio::test]
 async fn a_token_comes_from_the_cache_until_half_of_its_life() {
     let f = Fixture::new();
@@ -211,7 +240,9 @@ async fn a_token_comes_from_the_cache_until_half_of_its_life() {
     assert_eq!(f.asked().len(), 1);
     f.clock.advance(LIFE / 8);
     let second = f.issue().await.svid;
-    assert_eq!(source.fetch(["db"]).await.unwrap().secret_token(), second);
+    // Whoever finds it due does not wait for its renewal.
+    assert_eq!(source.fetch(["db"]).await.unwrap().secret_token(), first);
+    token_becomes(&source, &second).await;
     assert_eq!(f.asked().len(), 2);
     // Another identity is another token.
     let id: SpiffeId = "spiffe://east.example/web".parse().unwrap();
@@ -241,6 +272,8 @@ async fn a_token_that_is_denied_serves_no_longer() {
     source.fetch(["db"]).await.unwrap();
     f.clock.advance(LIFE / 2);
     f.api.jwt.fail(Status::permission_denied("gone"));
+    source.fetch(["db"]).await.unwrap();
+    until(|| source.survives_until().unwrap().ends() == &Ends::Nothing).await;
     let error = source.fetch(["db"]).await.unwrap_err();
     assert!(matches!(error, ClientError::PermissionDenied { .. }));
     f.api.jwt.fail(Status::unavailable(""));

@@ -4,7 +4,9 @@
     reason = "clippy exempts test functions, not what they call"
 )]
 
+mod bundle_source;
 mod client;
+mod file_source;
 mod jwt_source;
 mod support;
 mod x509_source;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spiffe_proto::workload::X509svid;
-use spiffe_workload_client::source::{EndpointState, FIRST_DELAY, X509SourceBuilder};
+use spiffe_workload_client::source::{
+    EndpointState, Ends, FIRST_DELAY, Readiness, X509SourceBuilder,
+};
 use spiffe_workload_client::spiffe_core::snapshot::{Rejection, SourceError};
 use spiffe_workload_client::spiffe_core::{Rule, Source, TrustDomainRef, Watch};
 use spiffe_workload_client::{ClientError, StartError, WorkloadApiClient, X509Source};
@@ -625,4 +627,72 @@ fn a_source_needs_a_runtime() {
         .start()
         .unwrap_err();
     assert_eq!(error, StartError::NoRuntime);
+}
+
+#[tokio::test]
+async fn it_says_until_when_it_lasts_and_what_ends_first() {
+    let f = Fixture::new();
+    let grace = Duration::from_secs(100);
+    let source = f.source_of(f.builder().withdrawal_grace(grace)).await;
+    let hour = START + Duration::from_secs(3600);
+    let svid = |source: &X509Source| Ends::Svid {
+        id: source.svid().unwrap().id().clone(),
+    };
+    let survival = source.survives_until().unwrap();
+    assert_eq!((survival.until(), survival.ends()), (hour, &svid(&source)));
+
+    // An SVID that outlives the authority it rests on is worth as much as that.
+    let year = START + Duration::from_secs(86_400 * 365);
+    let svids = [f.ca.svid_until("/long", year + Duration::from_secs(1))];
+    f.api.x509.send(update(svids));
+    source.changed(source.current().revision()).await;
+    until(|| source.survives_until().unwrap().until() != hour).await;
+    let survival = source.survives_until().unwrap();
+    let bundle = Ends::Bundle {
+        trust_domain: EAST.to_owned(),
+    };
+    assert_eq!((survival.until(), survival.ends()), (year, &bundle));
+
+    // Withdrawn with a grace: the grace ends first, until the server thinks again.
+    f.api.x509.fail(Status::permission_denied("gone"));
+    let ends = |source: &X509Source| source.survives_until().unwrap().ends().clone();
+    until(|| ends(&source) == Ends::Withdrawal).await;
+    assert_eq!(source.survives_until().unwrap().until(), START + grace);
+    f.api.x509.send(f.ca.update("/web"));
+    f.clock.pass(FIRST_DELAY).await;
+    until(|| ends(&source) == svid(&source)).await;
+
+    f.api.x509.fail(Status::permission_denied("gone"));
+    until(|| ends(&source) == Ends::Withdrawal).await;
+    f.clock.advance(grace);
+    until(|| source.survives_until().is_none()).await;
+    assert_eq!(source.status().readiness, Readiness::Empty);
+}
+
+#[tokio::test]
+async fn readiness_turns_bad_at_two_thirds_of_life_and_at_its_end() {
+    let f = Fixture::new();
+    // The test authority's SVIDs begin two hours before the start.
+    let svids = [f.ca.svid_until("/web", START + Duration::from_secs(7200))];
+    f.api.x509.send(update(svids));
+    let source = f.builder().build().await.unwrap();
+    let readiness = || source.status().readiness;
+    let window_closes = START + Duration::from_secs(2400);
+    let end = START + Duration::from_secs(7200);
+    f.clock.advance(Duration::from_secs(2399));
+    assert_eq!(readiness(), Readiness::Ready);
+    assert!(source.status().is_ready());
+    f.clock.advance(Duration::from_secs(1));
+    let overdue = Readiness::Overdue {
+        since: window_closes,
+    };
+    assert_eq!(readiness(), overdue);
+    f.clock.advance(Duration::from_secs(4800));
+    assert_eq!(readiness(), overdue);
+    f.clock.advance(Duration::from_secs(1));
+    assert_eq!(readiness(), Readiness::Expired { since: end });
+    // An update mends it.
+    let svids = [f.ca.svid_until("/web", end + Duration::from_secs(86_400))];
+    f.api.x509.send(update(svids));
+    until(|| source.status().is_ready()).await;
 }

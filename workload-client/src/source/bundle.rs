@@ -1,0 +1,331 @@
+//! The bundle source: for programs that verify others and need no identity of their own.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use spiffe_core::snapshot::Rejection;
+use spiffe_core::verify::X509Verifier;
+use spiffe_core::{BoxFuture, Bundle, BundleSet, Publisher, Source, Timestamp};
+use spiffe_proto::workload::{JwtBundlesResponse, X509BundlesResponse};
+
+use super::builder::{Common, common_settings};
+use super::follow::{Applied, Feed, Following, Refused, Settings};
+use super::survival::{Readiness, Survival};
+use super::{SourceStatus, StartError};
+use crate::client::{Responses, WorkloadApiClient};
+use crate::error::ClientError;
+use crate::update::{JwtBundleReader, X509BundleReader};
+
+/// Follows FetchX509Bundles and FetchJWTBundles and publishes both as one: each trust domain's bundle with its X.509 and
+/// its JWT authorities. Clones are handles to the same tasks.
+///
+/// It holds no SVID: what is built on it verifies others and presents nothing. Loss, withdrawal, bad updates and refusals
+/// are treated as [`X509Source`](super::X509Source) treats them, for each of the two profiles by itself: a server that
+/// offers one of them is followed for that.
+#[derive(Clone)]
+pub struct BundleSource {
+    publisher: Publisher,
+    following: Arc<Profiles>,
+}
+
+/// What is followed: one profile, or both.
+struct Profiles {
+    first: Following,
+    second: Option<Following>,
+}
+
+impl Profiles {
+    fn iter(&self) -> impl Iterator<Item = &Following> {
+        std::iter::once(&self.first).chain(&self.second)
+    }
+}
+
+impl BundleSource {
+    /// Starts with defaults: the endpoint that `SPIFFE_ENDPOINT_SOCKET` names, waiting up to
+    /// [`DEFAULT_START_TIMEOUT`](super::DEFAULT_START_TIMEOUT) for the first bundles of both profiles.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`].
+    #[cfg(feature = "aws-lc-rs")]
+    pub async fn new() -> Result<Self, StartError> {
+        Self::builder().build().await
+    }
+
+    /// Settings to change.
+    pub fn builder() -> BundleSourceBuilder {
+        BundleSourceBuilder::default()
+    }
+
+    /// Waits, up to `within`, until first bundles of each profile have been published.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`].
+    pub async fn ready(&self, within: Duration) -> Result<(), StartError> {
+        let each = self.following.iter().map(|one| one.ready(within));
+        futures_util::future::try_join_all(each).await.map(drop)
+    }
+
+    /// How the source fares. What is said of the endpoint is that of the profile that fares worse, errors before none.
+    pub fn status(&self) -> SourceStatus {
+        let status = |one| super::status(one, &self.publisher, Readiness::of_bundles);
+        let mut joined = status(&self.following.first);
+        if let Some(other) = self.following.second.as_ref().map(status) {
+            if joined.last_error.is_none() {
+                joined.endpoint = other.endpoint;
+                joined.last_error = other.last_error;
+            }
+            joined.last_update = joined.last_update.max(other.last_update);
+            joined.notices.extend(other.notices);
+            joined.withdrawn |= other.withdrawn;
+        }
+        joined
+    }
+
+    /// Until when the bundles serve if no further update comes, and which ends first; `None` while there is none. Atomic
+    /// loads only.
+    pub fn survives_until(&self) -> Option<Arc<Survival>> {
+        let each = self.following.iter().filter_map(Following::survival);
+        each.min_by_key(|one| one.until())
+    }
+
+    /// Stops following and returns once nothing runs any more. What is published stays as it is.
+    pub async fn shutdown(&self) {
+        for one in self.following.iter() {
+            one.shutdown().await;
+        }
+    }
+}
+
+impl Source for BundleSource {
+    fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+}
+
+impl fmt::Debug for BundleSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BundleSource")
+            .field("status", &self.status())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Settings of a [`BundleSource`].
+#[derive(Debug, Default)]
+#[must_use]
+pub struct BundleSourceBuilder {
+    common: Common,
+    only: Option<Profile>,
+}
+
+impl BundleSourceBuilder {
+    common_settings!();
+
+    /// Only the authorities of X509-SVIDs.
+    pub fn only_x509(mut self) -> Self {
+        self.only = Some(Profile::X509);
+        self
+    }
+
+    /// Only the authorities of JWT-SVIDs.
+    pub fn only_jwt(mut self) -> Self {
+        self.only = Some(Profile::Jwt);
+        self
+    }
+
+    /// Starts and waits for the first bundles of each profile.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; the source is then stopped.
+    pub async fn build(self) -> Result<BundleSource, StartError> {
+        let timeout = self.common.timeout;
+        let source = self.start()?;
+        source.ready(timeout).await?;
+        Ok(source)
+    }
+
+    /// Starts without waiting: nobody is trusted until the first update.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the settings, or [`StartError::NoRuntime`].
+    pub fn start(self) -> Result<BundleSource, StartError> {
+        let settings = self.common.settings()?;
+        let crypto = settings.client.crypto().clone();
+        let publisher = Publisher::new();
+        let halves: Arc<Mutex<Halves>> = Arc::default();
+        let x509 = X509Half {
+            reader: X509BundleReader::new(crypto.clone()),
+            verifier: X509Verifier::new(&*crypto),
+            halves: halves.clone(),
+            publisher: publisher.clone(),
+        };
+        let jwt = JwtHalf {
+            reader: JwtBundleReader::new(crypto),
+            halves,
+            publisher: publisher.clone(),
+        };
+        let following = match self.only {
+            Some(Profile::Jwt) => Profiles {
+                first: follow(jwt, settings)?,
+                second: None,
+            },
+            Some(Profile::X509) => Profiles {
+                first: follow(x509, settings)?,
+                second: None,
+            },
+            None => Profiles {
+                first: follow(x509, settings.clone())?,
+                second: Some(follow(jwt, settings)?),
+            },
+        };
+        Ok(BundleSource {
+            publisher,
+            following: Arc::new(following),
+        })
+    }
+}
+
+fn follow(feed: impl Feed, settings: Settings) -> Result<Following, StartError> {
+    Following::start(feed, settings, Arc::default(), Arc::default())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Profile {
+    Jwt,
+    X509,
+}
+
+/// The last good bundles of both profiles, joined by trust domain.
+#[derive(Clone, Default)]
+struct Halves {
+    x509: Arc<BundleSet>,
+    jwt: Arc<BundleSet>,
+}
+
+impl Halves {
+    /// Changes one half and publishes the whole. What cannot be published is not remembered either.
+    fn change(
+        halves: &Mutex<Self>,
+        publisher: &Publisher,
+        profile: Profile,
+        to: &Arc<BundleSet>,
+    ) -> Result<(), Rejection> {
+        let mut halves = halves.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = halves.clone();
+        let half = match profile {
+            Profile::Jwt => &mut next.jwt,
+            Profile::X509 => &mut next.x509,
+        };
+        if Arc::ptr_eq(half, to) {
+            return Ok(());
+        }
+        half.clone_from(to);
+        publisher.publish([], next.joined())?;
+        *halves = next;
+        Ok(())
+    }
+
+    fn joined(&self) -> BundleSet {
+        let mut joined: BundleSet = self.jwt.iter().cloned().collect();
+        for x509 in self.x509.iter() {
+            let bundle = match joined.get(x509.trust_domain().as_ref()) {
+                Some(jwt) => Arc::new(
+                    Bundle::new(x509.trust_domain().clone())
+                        .with_x509_authorities(x509.x509_authorities().clone())
+                        .with_jwt_authorities(jwt.jwt_authorities().clone()),
+                ),
+                None => x509.clone(),
+            };
+            joined.insert(bundle);
+        }
+        joined
+    }
+}
+
+struct X509Half {
+    reader: X509BundleReader,
+    verifier: X509Verifier,
+    halves: Arc<Mutex<Halves>>,
+    publisher: Publisher,
+}
+
+impl Feed for X509Half {
+    type Response = X509BundlesResponse;
+
+    const NAME: &'static str = "x509_bundles";
+
+    fn open(
+        client: &WorkloadApiClient,
+    ) -> BoxFuture<'_, Result<Responses<X509BundlesResponse>, ClientError>> {
+        Box::pin(client.open_x509_bundles())
+    }
+
+    fn apply(&mut self, response: X509BundlesResponse, _: Timestamp) -> Result<Applied, Refused> {
+        let update = self.reader.read(response)?;
+        Halves::change(
+            &self.halves,
+            &self.publisher,
+            Profile::X509,
+            update.bundles(),
+        )?;
+        Ok(Applied::whole(update.notices()))
+    }
+
+    fn withdraw(&mut self) -> Result<(), Rejection> {
+        self.reader.forget();
+        Halves::change(
+            &self.halves,
+            &self.publisher,
+            Profile::X509,
+            &Arc::default(),
+        )
+    }
+
+    fn survival(&self, now: Timestamp) -> Option<Survival> {
+        Survival::of(&self.publisher.load(), &self.verifier, now)
+    }
+}
+
+struct JwtHalf {
+    reader: JwtBundleReader,
+    halves: Arc<Mutex<Halves>>,
+    publisher: Publisher,
+}
+
+impl Feed for JwtHalf {
+    type Response = JwtBundlesResponse;
+
+    const NAME: &'static str = "jwt_bundles";
+
+    fn open(
+        client: &WorkloadApiClient,
+    ) -> BoxFuture<'_, Result<Responses<JwtBundlesResponse>, ClientError>> {
+        Box::pin(client.open_jwt_bundles())
+    }
+
+    fn apply(&mut self, response: JwtBundlesResponse, _: Timestamp) -> Result<Applied, Refused> {
+        let update = self.reader.read(response)?;
+        Halves::change(
+            &self.halves,
+            &self.publisher,
+            Profile::Jwt,
+            update.bundles(),
+        )?;
+        Ok(Applied::whole(update.notices()))
+    }
+
+    fn withdraw(&mut self) -> Result<(), Rejection> {
+        self.reader.forget();
+        Halves::change(&self.halves, &self.publisher, Profile::Jwt, &Arc::default())
+    }
+
+    fn survival(&self, _: Timestamp) -> Option<Survival> {
+        let bundles = self.publisher.load();
+        (!bundles.bundles().is_empty()).then(Survival::nothing_ends)
+    }
+}

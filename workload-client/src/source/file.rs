@@ -1,0 +1,545 @@
+//! The file source: an SVID and bundles from files that another program writes and replaces.
+//!
+//! Such programs write one file after the other, some of them in place, so a reader can see a new certificate beside an
+//! old key, or half a file. Nothing of that is published: the key must be the leaf's, the SVID must verify with the
+//! bundle beside it, and no file may have changed while it was read. Until all that is so the files are read again, and
+//! what was published last stays.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use spiffe_core::bundle::X509Authorities;
+use spiffe_core::crypto::CryptoProvider;
+use spiffe_core::verify::X509Verifier;
+use spiffe_core::{
+    Bundle, BundleSet, Clock, Publisher, Source, SystemClock, TrustDomain, X509Svid,
+};
+use tracing::{debug, warn};
+use zeroize::Zeroizing;
+
+use super::builder::default_crypto;
+use super::follow::{EndpointState, Following, Reporter};
+use super::survival::{Readiness, Survival};
+use super::x509::check;
+use super::{DEFAULT_START_TIMEOUT, SourceStatus, StartError};
+
+/// How often the files are looked at by default.
+pub const DEFAULT_POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The most bytes of one file: what a bundle document may have.
+pub const MAX_FILE_BYTES: u64 = spiffe_core::bundle::MAX_BUNDLE_DOCUMENT_BYTES as u64;
+
+/// How soon files that do not fit together are read again.
+const TORN_RETRY: Duration = Duration::from_millis(50);
+
+/// How many times before that is reported: whoever writes them takes milliseconds.
+const TORN_RETRIES: u32 = 20;
+
+/// Which files hold what. Paths are followed through symbolic links at every look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Files {
+    svid: PathBuf,
+    key: PathBuf,
+    bundle: PathBuf,
+    federated: Vec<(TrustDomain, PathBuf)>,
+}
+
+impl Files {
+    /// Certificates in PEM, leaf first; the key in PEM (PKCS#8); and the bundle of the SVID's own trust domain, in PEM or
+    /// as a SPIFFE bundle document. `svid` and `key` may be one file.
+    pub fn new(
+        svid: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+        bundle: impl Into<PathBuf>,
+    ) -> Self {
+        Self {
+            svid: svid.into(),
+            key: key.into(),
+            bundle: bundle.into(),
+            federated: Vec::new(),
+        }
+    }
+
+    /// The names of spiffe-helper's own examples in its `cert_dir`: `svid.pem`, `svid_key.pem`, `svid_bundle.pem`.
+    ///
+    /// Its `include_federated_domains` must be off: it writes the authorities of all trust domains into one file, and
+    /// all would be taken as the own trust domain's.
+    pub fn spiffe_helper(directory: impl AsRef<Path>) -> Self {
+        Self::named(directory, ["svid.pem", "svid_key.pem", "svid_bundle.pem"])
+    }
+
+    /// The names of cert-manager's CSI driver for SPIFFE: `tls.crt`, `tls.key`, `ca.crt`.
+    pub fn cert_manager(directory: impl AsRef<Path>) -> Self {
+        Self::named(directory, ["tls.crt", "tls.key", "ca.crt"])
+    }
+
+    /// The names that `spiffe ca issue` writes: `svid.pem`, `key.pem`, `bundle.pem`.
+    pub fn spiffe_ca(directory: impl AsRef<Path>) -> Self {
+        Self::named(directory, ["svid.pem", "key.pem", "bundle.pem"])
+    }
+
+    /// The names of SPIRE's `api fetch -write`: `svid.0.pem`, `svid.0.key`, `bundle.0.pem`.
+    pub fn spire_fetch(directory: impl AsRef<Path>) -> Self {
+        Self::named(directory, ["svid.0.pem", "svid.0.key", "bundle.0.pem"])
+    }
+
+    fn named(directory: impl AsRef<Path>, [svid, key, bundle]: [&str; 3]) -> Self {
+        let directory = directory.as_ref();
+        Self::new(
+            directory.join(svid),
+            directory.join(key),
+            directory.join(bundle),
+        )
+    }
+
+    /// The bundle of a foreign trust domain, in PEM or as a SPIFFE bundle document. While it cannot be read that trust
+    /// domain's last good bundle stays, and nothing else is held up.
+    pub fn federated(mut self, trust_domain: TrustDomain, bundle: impl Into<PathBuf>) -> Self {
+        self.federated.push((trust_domain, bundle.into()));
+        self
+    }
+
+    /// All paths, each once.
+    fn paths(&self) -> Vec<&Path> {
+        let federated = self.federated.iter().map(|(_, path)| path);
+        let mut paths: Vec<&Path> = [&self.svid, &self.key, &self.bundle]
+            .into_iter()
+            .chain(federated)
+            .map(PathBuf::as_path)
+            .collect();
+        paths.sort_unstable();
+        paths.dedup();
+        paths
+    }
+}
+
+/// Watches files and publishes what they hold whenever it fits together; clones are handles to the same task.
+///
+/// - A file is missing, unreadable, half written, or does not fit the others: what is published stays, the files are
+///   read again at once and then at every look, and [`status`](Self::status) says why.
+/// - The own bundle is empty: the same, since an emptied file is what a writer leaves between two writes.
+/// - The SVID does not verify with the bundle for longer than a writer takes: the bundle counts all the same, and the
+///   SVID that is held stays.
+/// - There is no withdrawal: removing the files takes nothing back, and the SVID serves until it expires.
+///
+/// Files are looked at by their identity, size and times, and read only after a change.
+#[derive(Clone)]
+pub struct FileSource {
+    publisher: Publisher,
+    following: Arc<Following>,
+}
+
+impl FileSource {
+    /// Starts with defaults and waits up to [`DEFAULT_START_TIMEOUT`](super::DEFAULT_START_TIMEOUT) for files that fit
+    /// together.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`].
+    #[cfg(feature = "aws-lc-rs")]
+    pub async fn new(files: Files) -> Result<Self, StartError> {
+        Self::builder(files).build().await
+    }
+
+    /// Settings to change.
+    pub fn builder(files: Files) -> FileSourceBuilder {
+        FileSourceBuilder {
+            files,
+            clock: None,
+            crypto: None,
+            interval: DEFAULT_POLL_INTERVAL,
+            timeout: DEFAULT_START_TIMEOUT,
+        }
+    }
+
+    /// Waits, up to `within`, until files that fit together have been published.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`].
+    pub async fn ready(&self, within: Duration) -> Result<(), StartError> {
+        self.following.ready(within).await
+    }
+
+    /// How the source fares; [`EndpointState::Following`] while the files are good, [`EndpointState::Waiting`] while they
+    /// are not.
+    pub fn status(&self) -> SourceStatus {
+        super::status(&self.following, &self.publisher, Readiness::of_svid)
+    }
+
+    /// Until when the source serves if the files never change again, and what ends first; `None` while it holds nothing.
+    /// One atomic load.
+    pub fn survives_until(&self) -> Option<Arc<Survival>> {
+        self.following.survival()
+    }
+
+    /// Stops watching and returns once nothing runs any more. What is published stays as it is.
+    pub async fn shutdown(&self) {
+        self.following.shutdown().await;
+    }
+}
+
+impl Source for FileSource {
+    fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+}
+
+impl fmt::Debug for FileSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileSource")
+            .field("status", &self.status())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Settings of a [`FileSource`].
+#[derive(Debug)]
+#[must_use]
+pub struct FileSourceBuilder {
+    files: Files,
+    clock: Option<Arc<dyn Clock>>,
+    crypto: Option<Arc<dyn CryptoProvider>>,
+    interval: Duration,
+    timeout: Duration,
+}
+
+impl FileSourceBuilder {
+    /// The clock; the system's otherwise.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// The cryptography that reads keys and checks signatures; AWS-LC otherwise, by the feature `aws-lc-rs`.
+    pub fn crypto(mut self, crypto: Arc<dyn CryptoProvider>) -> Self {
+        self.crypto = Some(crypto);
+        self
+    }
+
+    /// How often the files are looked at; [`DEFAULT_POLL_INTERVAL`] otherwise.
+    pub fn poll_interval(mut self, interval: Duration) -> Self {
+        self.interval = interval;
+        self
+    }
+
+    /// How long [`build`](Self::build) waits for files that fit together;
+    /// [`DEFAULT_START_TIMEOUT`](super::DEFAULT_START_TIMEOUT) otherwise.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Starts and waits until files that fit together have been published.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; the source is then stopped.
+    pub async fn build(self) -> Result<FileSource, StartError> {
+        let timeout = self.timeout;
+        let source = self.start()?;
+        source.ready(timeout).await?;
+        Ok(source)
+    }
+
+    /// Starts without waiting: the source is empty until files fit together.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::NoCrypto`] or [`StartError::NoRuntime`].
+    pub fn start(self) -> Result<FileSource, StartError> {
+        let crypto = self
+            .crypto
+            .or_else(default_crypto)
+            .ok_or(StartError::NoCrypto)?;
+        let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
+        let publisher = Publisher::new();
+        let outlook = Arc::default();
+        let following = Following::spawn(clock.clone(), outlook, |report| {
+            Watching {
+                files: Arc::new(self.files),
+                verifier: X509Verifier::new(&*crypto),
+                crypto,
+                clock,
+                interval: self.interval,
+                publisher: publisher.clone(),
+                report,
+                seen: None,
+                failures: 0,
+            }
+            .run()
+        })?;
+        Ok(FileSource {
+            publisher,
+            following: Arc::new(following),
+        })
+    }
+}
+
+/// What tells a file's contents from others without reading them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mark {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Mark {
+    /// `None` for a file that cannot be looked at, such as a missing one.
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}
+
+/// One reading of all files.
+struct Reading {
+    marks: Vec<Option<Mark>>,
+    /// `None` when the files are those of the last good reading.
+    found: Option<Result<Found, String>>,
+}
+
+struct Found {
+    svid: X509Svid,
+    own: Bundle,
+    federated: Vec<(TrustDomain, Result<Bundle, String>)>,
+}
+
+struct Watching {
+    files: Arc<Files>,
+    crypto: Arc<dyn CryptoProvider>,
+    verifier: X509Verifier,
+    clock: Arc<dyn Clock>,
+    interval: Duration,
+    publisher: Publisher,
+    report: Reporter,
+    /// The files that were published last.
+    seen: Option<Vec<Option<Mark>>>,
+    /// Readings in a row that did not fit together.
+    failures: u32,
+}
+
+impl Watching {
+    async fn run(mut self) {
+        loop {
+            self.look().await;
+            let wait = if (1..TORN_RETRIES).contains(&self.failures) {
+                TORN_RETRY
+            } else {
+                self.interval
+            };
+            let until = self.clock.monotonic().saturating_add(wait);
+            self.clock.sleep_until(until).await;
+        }
+    }
+
+    async fn look(&mut self) {
+        let (files, crypto, seen) = (self.files.clone(), self.crypto.clone(), self.seen.clone());
+        // A file may lie where reading it takes its time.
+        let reading = tokio::task::spawn_blocking(move || read(&files, &*crypto, seen.as_ref()));
+        let result = match reading.await {
+            Ok(Reading { found: None, .. }) => return,
+            Ok(Reading {
+                marks,
+                found: Some(found),
+            }) => found.and_then(|found| self.publish(found)).map(|()| marks),
+            Err(error) => Err(format!("the files were not read: {error}")),
+        };
+        match result {
+            Ok(marks) => {
+                self.seen = Some(marks);
+                self.failures = 0;
+            }
+            Err(error) => {
+                self.failures = self.failures.saturating_add(1);
+                if self.failures >= TORN_RETRIES || !self.is_started() {
+                    self.reported(error);
+                }
+            }
+        }
+    }
+
+    fn is_started(&self) -> bool {
+        self.report.state.borrow().ready
+    }
+
+    fn reported(&self, error: String) {
+        let is_new = self.report.state.send_if_modified(|state| {
+            let is_new = state.last_error.as_ref() != Some(&error);
+            state.last_error = Some(error.clone());
+            state.endpoint = EndpointState::Waiting;
+            is_new
+        });
+        if is_new {
+            warn!(source = "files", %error, "the files cannot be used; what is held stays");
+        }
+    }
+
+    fn publish(&mut self, found: Found) -> Result<(), String> {
+        let current = self.publisher.load();
+        let now = self.clock.now();
+        let mut bundles = BundleSet::new();
+        let mut problem = None;
+        for (trust_domain, bundle) in found.federated {
+            match bundle {
+                Ok(bundle) => bundles.insert(bundle),
+                Err(reason) => {
+                    if let Some(held) = current.bundles().get(trust_domain.as_ref()) {
+                        bundles.insert(held.clone());
+                    }
+                    problem.get_or_insert(reason);
+                }
+            }
+        }
+        bundles.insert(found.own);
+        let bundles = if bundles.same_authorities(current.bundles()) {
+            current.bundles().clone()
+        } else {
+            Arc::new(bundles)
+        };
+        let svids = match check(&self.verifier, &found.svid, &bundles, now) {
+            Ok(()) => match current.svid() {
+                Ok(held) if is_same(held, &found.svid) => vec![held.clone()],
+                _ => vec![Arc::new(found.svid)],
+            },
+            Err(error) if self.failures + 1 < TORN_RETRIES => return Err(error),
+            Err(error) => {
+                // No writer takes so long: an authority that is gone must not stay trusted for the SVID's sake.
+                self.published(current.svids().to_vec(), bundles)?;
+                return Err(error);
+            }
+        };
+        self.published(svids, bundles)?;
+        debug!(source = "files", "an update was published");
+        if let Some(problem) = &problem {
+            warn!(source = "files", %problem, "an update was used in part");
+        }
+        self.report.state.send_modify(|state| {
+            state.endpoint = EndpointState::Following;
+            state.ready = true;
+            state.last_update = Some(now);
+            state.last_error = problem;
+        });
+        Ok(())
+    }
+
+    /// Publishes a set that is not published already.
+    fn published(&self, svids: Vec<Arc<X509Svid>>, bundles: Arc<BundleSet>) -> Result<(), String> {
+        let current = self.publisher.load();
+        let is_known = Arc::ptr_eq(&bundles, current.bundles())
+            && svids.len() == current.svids().len()
+            && svids
+                .iter()
+                .zip(current.svids())
+                .all(|(a, b)| Arc::ptr_eq(a, b));
+        if is_known {
+            return Ok(());
+        }
+        let published = self.publisher.publish(svids, bundles);
+        published.map_err(|error| format!("the files were refused: {error}"))?;
+        let now = self.clock.now();
+        let survival = Survival::of(&self.publisher.load(), &self.verifier, now);
+        self.report.outlook.holds(survival);
+        Ok(())
+    }
+}
+
+/// Whether two SVIDs are the same certificates and the same key.
+fn is_same(one: &X509Svid, other: &X509Svid) -> bool {
+    // The key is the leaf's in both, so the same leaf has the same key.
+    one.chain() == other.chain()
+}
+
+/// Reads all files, unless they are those that were `seen`.
+fn read(files: &Files, crypto: &dyn CryptoProvider, seen: Option<&Vec<Option<Mark>>>) -> Reading {
+    let marks = || -> Vec<_> { files.paths().into_iter().map(Mark::of).collect() };
+    let before = marks();
+    if seen == Some(&before) {
+        return Reading {
+            marks: before,
+            found: None,
+        };
+    }
+    let found = parse(files, crypto).and_then(|found| {
+        if marks() == before {
+            Ok(found)
+        } else {
+            Err("the files changed while they were read".into())
+        }
+    });
+    Reading {
+        marks: before,
+        found: Some(found),
+    }
+}
+
+fn parse(files: &Files, crypto: &dyn CryptoProvider) -> Result<Found, String> {
+    let chain = text(&files.svid)?;
+    let svid = if files.key == files.svid {
+        X509Svid::from_pem(&chain, &chain, crypto)
+    } else {
+        X509Svid::from_pem(&chain, &text(&files.key)?, crypto)
+    };
+    let svid = svid.map_err(|error| {
+        let (svid, key) = (files.svid.display(), files.key.display());
+        format!("{svid} and {key} are no X509-SVID: {error}")
+    })?;
+    let own = bundle(&files.bundle, svid.trust_domain().to_owned())?;
+    if own.x509_authorities().is_empty() {
+        let path = files.bundle.display();
+        return Err(format!("{path} holds no authority; is it being written?"));
+    }
+    let federated = files.federated.iter().map(|(trust_domain, path)| {
+        let bundle = bundle(path, trust_domain.clone());
+        (trust_domain.clone(), bundle)
+    });
+    Ok(Found {
+        federated: federated.collect(),
+        svid,
+        own,
+    })
+}
+
+/// A bundle by its first character: a SPIFFE bundle document, or PEM.
+fn bundle(path: &Path, trust_domain: TrustDomain) -> Result<Bundle, String> {
+    let text = text(path)?;
+    let bundle = if text.trim_start().starts_with('{') {
+        Bundle::from_spiffe_json(trust_domain, text.as_bytes())
+    } else {
+        X509Authorities::from_pem(&text)
+            .map(|authorities| Bundle::new(trust_domain).with_x509_authorities(authorities))
+    };
+    bundle.map_err(|error| format!("{} is no bundle: {error}", path.display()))
+}
+
+/// A whole file, wiped when it is dropped: it may hold a key.
+fn text(path: &Path) -> Result<Zeroizing<String>, String> {
+    let read = || -> io::Result<Zeroizing<String>> {
+        let file = File::open(path)?;
+        let size = file.metadata()?.len();
+        let mut text = Zeroizing::new(String::new());
+        // Room for all of it at once: a buffer that grows leaves copies behind.
+        text.reserve_exact(usize::try_from(size.min(MAX_FILE_BYTES)).unwrap_or_default() + 1);
+        file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
+        if text.len() as u64 > MAX_FILE_BYTES {
+            let limit = format!("it has more than {MAX_FILE_BYTES} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, limit));
+        }
+        Ok(text)
+    };
+    read().map_err(|error| format!("{} cannot be read: {error}", path.display()))
+}

@@ -1,0 +1,106 @@
+//! The bundle source: both profiles as one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use spiffe_proto::workload::X509BundlesResponse;
+use spiffe_workload_client::source::{BundleSourceBuilder, Ends, Readiness};
+use spiffe_workload_client::spiffe_core::{Source, Timestamp, TrustDomainRef, Watch};
+use spiffe_workload_client::{BundleSource, ClientError, StartError, WorkloadApiClient};
+use tonic::Status;
+
+use crate::support::ca::Ca;
+use crate::support::clock::{START, VirtualClock};
+use crate::support::jwt::{JwtCa, bundles};
+use crate::support::server::{Api, Place, Running};
+use crate::support::until;
+
+const EAST: TrustDomainRef<'_> = TrustDomainRef::literal("east.example");
+const WEST: TrustDomainRef<'_> = TrustDomainRef::literal("west.example");
+const YEAR: Duration = Duration::from_secs(86_400 * 365);
+
+struct Fixture {
+    api: Arc<Api>,
+    clock: Arc<VirtualClock>,
+    _server: Running,
+    place: Place,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let (api, place) = (Api::new(), Place::new());
+        Self {
+            _server: Running::start(&api, &place.path()),
+            clock: Arc::new(VirtualClock::new()),
+            api,
+            place,
+        }
+    }
+
+    fn builder(&self) -> BundleSourceBuilder {
+        let client = WorkloadApiClient::builder(self.place.endpoint()).clock(self.clock.clone());
+        BundleSource::builder().client(client.build())
+    }
+}
+
+fn x509(cas: &[&Ca]) -> X509BundlesResponse {
+    let entry = |ca: &&Ca| (format!("spiffe://{}", ca.trust_domain), ca.bundle());
+    X509BundlesResponse {
+        bundles: cas.iter().map(entry).collect(),
+        ..X509BundlesResponse::default()
+    }
+}
+
+#[tokio::test]
+async fn both_profiles_make_one_bundle_of_each_trust_domain() {
+    let f = Fixture::new();
+    let (east, west) = (Ca::new("east.example"), Ca::new("west.example"));
+    f.api.x509_bundles.send(x509(&[&east, &west]));
+    f.api
+        .jwt_bundles
+        .send(bundles([JwtCa::new("east.example").bundle()]));
+    let source = f.builder().build().await.unwrap();
+    assert!(source.svid().is_err());
+    let counts = |trust_domain| {
+        let bundle = source.bundle(trust_domain).unwrap();
+        (
+            bundle.x509_authorities().len(),
+            bundle.jwt_authorities().len(),
+        )
+    };
+    assert_eq!((counts(EAST), counts(WEST)), ((1, 1), (1, 0)));
+    let status = source.status();
+    assert_eq!(status.readiness, Readiness::Ready);
+    let survival = source.survives_until().unwrap();
+    assert_eq!(survival.until(), START + YEAR);
+    assert!(matches!(survival.ends(), Ends::Bundle { .. }));
+
+    // One profile's withdrawal is its own.
+    let before = source.current().revision();
+    f.api.x509_bundles.fail(Status::permission_denied("gone"));
+    source.changed(before).await;
+    assert_eq!(counts(EAST), (0, 1));
+    assert!(source.bundle(WEST).is_err());
+    until(|| source.status().withdrawn).await;
+    let survival = source.survives_until().unwrap();
+    assert_eq!(survival.ends(), &Ends::Nothing);
+    assert_eq!(survival.until(), Timestamp::MAX);
+
+    source.shutdown().await;
+    until(|| f.api.jwt_bundles.readers() == 0).await;
+}
+
+#[tokio::test]
+async fn a_server_with_one_profile_is_followed_for_that() {
+    let f = Fixture::new();
+    f.api.x509_bundles.send(x509(&[&Ca::new("east.example")]));
+    f.api.jwt_bundles.fail(Status::unimplemented("no tokens"));
+    let error = f.builder().build().await.unwrap_err();
+    let is_refused = matches!(
+        error,
+        StartError::Refused(ClientError::Unimplemented { .. })
+    );
+    assert!(is_refused, "{error}");
+    let source = f.builder().only_x509().build().await.unwrap();
+    assert!(source.bundle(EAST).is_ok());
+}
