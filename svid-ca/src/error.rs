@@ -212,6 +212,16 @@ pub enum KeyManagerError {
         /// Its permission bits.
         mode: u32,
     },
+    /// A PKCS#11 token refused, or cannot be reached.
+    #[error("the token {token} cannot {action}: {reason}")]
+    Token {
+        /// The token's URI, without a PIN.
+        token: String,
+        /// What was asked of it, such as `make a key`.
+        action: &'static str,
+        /// What it or its module says, and what to do.
+        reason: String,
+    },
     /// The store refused.
     #[error("the key file {path} cannot be {action}: {reason}")]
     Storage {
@@ -221,6 +231,46 @@ pub enum KeyManagerError {
         action: &'static str,
         /// What the system says.
         reason: String,
+    },
+}
+
+/// Why a text is no PKCS#11 URI that keys can be found by: RFC 7512.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenUriError {
+    /// An attribute that is not used here, or not in this place.
+    #[error(
+        "a PKCS#11 URI for keys has no attribute {name:?} there; use pkcs11:token=...;serial=...;object=...?module-path=...&pin-source=..."
+    )]
+    Attribute {
+        /// The attribute.
+        name: String,
+    },
+    /// An attribute that is needed.
+    #[error("the PKCS#11 URI has no {name}; add {name}=...")]
+    Missing {
+        /// The attribute.
+        name: &'static str,
+    },
+    /// An attribute, or what it says, comes twice.
+    #[error("the PKCS#11 URI says {name} twice; leave one out")]
+    Repeated {
+        /// The attribute.
+        name: String,
+    },
+    /// Another kind of URI.
+    #[error("a PKCS#11 URI begins with pkcs11:")]
+    Scheme,
+    /// Longer than any that is meant.
+    #[error("a PKCS#11 URI has at most 4096 bytes")]
+    TooLong,
+    /// An empty value, or one that is not UTF-8 with percent escapes.
+    #[error(
+        "the value of {name} in the PKCS#11 URI is empty or broken; escape special characters as %20"
+    )]
+    Value {
+        /// The attribute.
+        name: String,
     },
 }
 
@@ -283,6 +333,28 @@ pub enum StateError {
         authority: String,
         /// `missing` or `another one`.
         what: &'static str,
+    },
+    /// Keys of these names are there already, and no journal says whose they are: a new CA would destroy them.
+    #[error(
+        "{location} holds keys of the same names already ({keys}); name another object in its URI, or destroy them"
+    )]
+    KeysTaken {
+        /// Where they lie.
+        location: String,
+        /// Their names.
+        keys: String,
+    },
+    /// The trust domain's keys lie elsewhere.
+    #[error(
+        "the keys of the trust domain in {path} lie in {recorded}, not in {given}; use them there"
+    )]
+    KeysElsewhere {
+        /// The directory.
+        path: PathBuf,
+        /// Where the journal says that they lie.
+        recorded: String,
+        /// Where they were to be looked for.
+        given: String,
     },
     /// Keys without the journal that says what they are.
     #[error(

@@ -31,6 +31,7 @@
 //!
 //! Features:
 //! - `aws-lc-rs` (default): AWS-LC as the default cryptography and randomness.
+//! - `pkcs11`: authorities' keys in a PKCS#11 token, an HSM or SoftHSM.
 #![forbid(unsafe_code)]
 
 pub mod authority;

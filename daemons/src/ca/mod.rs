@@ -10,11 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use spiffe_core::crypto::aws_lc_rs;
+use spiffe_core::crypto::{aws_lc_rs, system_random};
 use spiffe_core::key::KeyType;
 use spiffe_core::{Bundle, Timestamp, TrustDomain};
 use spiffe_svid_ca::authority::{Evidence, Kind, State, Status};
-use spiffe_svid_ca::error::{CaError, IssueError, LifecycleError, LogError, StateError};
+use spiffe_svid_ca::error::{
+    CaError, IssueError, LifecycleError, LogError, StateError, TokenUriError,
+};
+use spiffe_svid_ca::keys::{KeyManager, Pkcs11Keys, RehearsedKeys, TokenUri};
 use spiffe_svid_ca::log::{Record, Verified, verify};
 use spiffe_svid_ca::storage::{Directory, Rehearsal};
 use spiffe_svid_ca::{DEFAULT_LONGEST_STOP, StateDir, TrustDomainCa, TrustDomainCaBuilder};
@@ -34,6 +37,7 @@ pub struct CaDirectory {
     path: PathBuf,
     rehearsal: bool,
     longest_stop: Duration,
+    keys: Option<TokenUri>,
 }
 
 impl CaDirectory {
@@ -43,7 +47,15 @@ impl CaDirectory {
             path: path.into(),
             rehearsal: false,
             longest_stop: DEFAULT_LONGEST_STOP,
+            keys: None,
         }
+    }
+
+    /// The same, with its keys in a token; by default where the journal says, and beside the journal in a new one.
+    #[must_use]
+    pub fn keys(mut self, keys: Option<TokenUri>) -> Self {
+        self.keys = keys;
+        self
     }
 
     /// The same, with authorities that may have expired so long ago: a CA run by hand may have rested for a year.
@@ -90,6 +102,10 @@ impl CaDirectory {
                 KeyType::Ed25519 => KeyType::EcP256,
                 other => other,
             });
+        let builder = match &self.keys {
+            Some(uri) => builder.keys(self.open_keys(uri.clone(), trust_domain).await?),
+            None => builder,
+        };
         // Where there is no directory yet, a rehearsal makes none.
         let ca = if self.rehearsal && !self.path.exists() {
             builder.build(now).await?
@@ -160,6 +176,10 @@ impl CaDirectory {
             .authority_lifetime(lifetime.max(spiffe_svid_ca::MIN_AUTHORITY_LIFETIME))
             .refresh_hint(REFRESH_HINT)
             .state_dir(self.open_state(&trust_domain)?);
+        let builder = match self.keys_of(&state)? {
+            Some(uri) => builder.keys(self.open_keys(uri, &trust_domain).await?),
+            None => builder,
+        };
         Ok(configure(builder).build(now).await?)
     }
 
@@ -242,6 +262,28 @@ impl CaDirectory {
         Ok(verify(&Directory::new(&self.path), &*aws_lc_rs(), look)?)
     }
 
+    /// The token that holds the keys: the one that is named, else the journal's.
+    fn keys_of(&self, state: &State) -> Result<Option<TokenUri>, CaDirectoryError> {
+        let recorded = state.keys().map(str::parse).transpose()?;
+        Ok(self.keys.clone().or(recorded))
+    }
+
+    /// A trust domain's keys in a token, under its name, so that a token can hold several.
+    async fn open_keys(
+        &self,
+        uri: TokenUri,
+        trust_domain: &TrustDomain,
+    ) -> Result<Arc<dyn KeyManager>, CaDirectoryError> {
+        let uri = uri.or_object(trust_domain.as_str());
+        let keys = Pkcs11Keys::open(uri, aws_lc_rs(), system_random()).await;
+        let keys = Arc::new(keys.map_err(CaError::from)?);
+        Ok(if self.rehearsal {
+            Arc::new(RehearsedKeys::new(keys, aws_lc_rs()))
+        } else {
+            keys
+        })
+    }
+
     fn open_state(&self, trust_domain: &TrustDomain) -> Result<StateDir, StateError> {
         if self.rehearsal {
             let storage = Arc::new(Rehearsal::new(Directory::new(&self.path)));
@@ -289,6 +331,9 @@ pub enum CaDirectoryError {
     /// The directory cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The journal says that the keys are where this program cannot look.
+    #[error(transparent)]
+    Token(#[from] TokenUriError),
     /// The CA lies below another.
     #[error(
         "the authorities in {path} are below an upstream; only the program that runs them can change them"

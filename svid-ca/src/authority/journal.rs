@@ -30,6 +30,7 @@ pub fn encode(trust_domain: &TrustDomain, state: &State) -> Vec<u8> {
     let journal = Journal {
         format: FORMAT,
         trust_domain: trust_domain.to_string(),
+        keys: state.keys.clone(),
         sequence: state.sequence,
         x509: records(&state.x509),
         jwt: records(&state.jwt),
@@ -107,6 +108,7 @@ pub fn decode(
             .collect::<Result<_, _>>()
             .map_err(damaged)?,
         roots_since: journal.roots_since,
+        keys: journal.keys,
         settled: None,
     };
     check(&state).map_err(damaged)?;
@@ -118,6 +120,9 @@ pub fn decode(
 struct Journal {
     format: u32,
     trust_domain: String,
+    /// Where the private keys lie, unless in the same directory.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    keys: Option<String>,
     sequence: u64,
     x509: Vec<Record>,
     jwt: Vec<Record>,

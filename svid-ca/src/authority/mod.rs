@@ -30,6 +30,8 @@ pub struct State {
     pub(crate) roots: Vec<Root>,
     /// The sequence number of the first bundle that contained all of the roots.
     pub(crate) roots_since: u64,
+    /// Where the private keys lie, unless beside the journal.
+    pub(crate) keys: Option<String>,
     /// Until when the clock of a restarted CA may still be set; not in the journal.
     pub(crate) settled: Option<Timestamp>,
 }
@@ -200,6 +202,12 @@ impl State {
     /// The bundle's sequence number: grows with every change of its contents.
     pub fn sequence(&self) -> u64 {
         self.sequence
+    }
+
+    /// Where the private keys lie, as [`KeyManager::location`](crate::keys::KeyManager::location) says; `None` for
+    /// those in the journal's own directory.
+    pub fn keys(&self) -> Option<&str> {
+        self.keys.as_deref()
     }
 
     /// One kind's authorities.

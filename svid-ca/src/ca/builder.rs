@@ -10,7 +10,7 @@ use spiffe_core::key::KeyType;
 use spiffe_core::{Bundle, BundleSet, Publisher, Random, Timestamp, TrustDomain};
 
 use super::{AuthoritySettings, Inner, Live, MIN_AUTHORITY_LIFETIME, TrustDomainCa};
-use crate::authority::{Evidence, Kind, Rollover, State, Status};
+use crate::authority::{Evidence, Kind, Rollover, Slot, State, Status};
 use crate::error::{CaError, IssuerError, StateError};
 use crate::issuer::IssuerSettings;
 use crate::keys::{DiskKeys, KeyManager, MemoryKeys};
@@ -192,7 +192,7 @@ impl TrustDomainCaBuilder {
     pub async fn build(mut self, now: Timestamp) -> Result<TrustDomainCa, CaError> {
         self.check()?;
         self.settings.intermediate_ttl = self.authorities.lifetime;
-        let keys: Arc<dyn KeyManager> = match (self.keys, &self.state_dir) {
+        let keys: Arc<dyn KeyManager> = match (self.keys.take(), &self.state_dir) {
             (Some(keys), _) => keys,
             (None, Some(directory)) => Arc::new(DiskKeys::open(
                 directory.storage().clone(),
@@ -200,16 +200,33 @@ impl TrustDomainCaBuilder {
             )?),
             (None, None) => Arc::new(MemoryKeys::new(self.settings.crypto.clone())),
         };
-        let mut state = State::new();
-        if let Some(directory) = &self.state_dir {
-            match directory.load()? {
-                Some(loaded) => {
-                    state = loaded;
-                    check_clock(&state, self.longest_stop, now)?;
-                    state.restarted(now + CLOCK_SETTLES);
+        let location = keys.location();
+        let loaded = match &self.state_dir {
+            Some(directory) => directory.load()?,
+            None => None,
+        };
+        let mut state = match loaded {
+            Some(state) => {
+                self.check_keys(state.keys(), location.as_deref())?;
+                check_clock(&state, self.longest_stop, now)?;
+                state
+            }
+            None => {
+                if let Some(location) = &location {
+                    check_free(&*keys, location).await?;
                 }
-                // Before the first key, so that keys without a journal are never ours.
-                None => directory.store(&state)?,
+                State::new()
+            }
+        };
+        if let Some(directory) = &self.state_dir {
+            let known = state.keys == location;
+            state.keys = location;
+            // A new journal before the first key, so that keys without a journal are never ours.
+            if !known || state.sequence() == 0 {
+                directory.store(&state)?;
+            }
+            if state.sequence() > 0 {
+                state.restarted(now + CLOCK_SETTLES);
             }
         }
         let log = match &self.state_dir {
@@ -244,6 +261,26 @@ impl TrustDomainCaBuilder {
         *ca.live() = live;
         ca.tick(now, &Evidence::unknown()).await?;
         Ok(ca)
+    }
+
+    /// Keys are looked for where the journal says they are; the way there may have changed.
+    fn check_keys(&self, recorded: Option<&str>, given: Option<&str>) -> Result<(), StateError> {
+        let place = |location: Option<&str>| {
+            let place = location.unwrap_or("its key file").split('?').next();
+            place.unwrap_or_default().to_owned()
+        };
+        let (recorded, given) = (place(recorded), place(given));
+        if recorded == given {
+            return Ok(());
+        }
+        let directory = self.state_dir.as_ref();
+        Err(StateError::KeysElsewhere {
+            path: directory
+                .map(|directory| directory.path().into())
+                .unwrap_or_default(),
+            recorded,
+            given,
+        })
     }
 
     fn check(&self) -> Result<(), CaError> {
@@ -301,6 +338,26 @@ pub const DEFAULT_LONGEST_STOP: Duration = Duration::from_secs(7 * 86_400);
 
 /// After a start old authorities stay for so long at least: within it, a machine that just booted has set its clock.
 const CLOCK_SETTLES: Duration = Duration::from_secs(10 * 60);
+
+/// A new CA makes its keys in place of any of the same names; where others may keep theirs, none must be there.
+async fn check_free(keys: &dyn KeyManager, location: &str) -> Result<(), CaError> {
+    let mut taken = keys.list().await?;
+    let is_ours = |name: &String| {
+        [Kind::X509, Kind::Jwt].into_iter().any(|kind| {
+            [Slot::A, Slot::B]
+                .map(|slot| slot.key_name(kind))
+                .contains(&name.as_str())
+        })
+    };
+    taken.retain(is_ours);
+    if taken.is_empty() {
+        return Ok(());
+    }
+    Err(CaError::State(StateError::KeysTaken {
+        location: location.into(),
+        keys: taken.join(", "),
+    }))
+}
 
 /// With a clock far ahead every authority would seem to be over, and their successors would not be valid once it is set
 /// right.

@@ -4,6 +4,9 @@
 
 mod disk;
 mod memory;
+#[cfg(feature = "pkcs11")]
+mod pkcs11;
+mod rehearsal;
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,6 +16,9 @@ use spiffe_core::key::{KeyType, Signer};
 
 pub use disk::{DiskKeys, KEYS_FILE, MAX_KEYS_FILE_BYTES};
 pub use memory::MemoryKeys;
+#[cfg(feature = "pkcs11")]
+pub use pkcs11::{MAX_TOKEN_URI_BYTES, Pkcs11Keys, TOKEN_SESSIONS, TokenUri};
+pub use rehearsal::RehearsedKeys;
 
 use crate::error::KeyManagerError;
 
@@ -54,4 +60,11 @@ pub trait KeyManager: fmt::Debug + Send + Sync + 'static {
     ///
     /// [`KeyManagerError`]; the key is then still there.
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool, KeyManagerError>>;
+
+    /// Where the keys lie, in one line without secrets: the journal keeps it, so that a restart looks for them in the
+    /// same place. What follows a `?` is how to get there, and may change. `None`, the default, for a manager that
+    /// belongs to the state directory or to nothing that outlives the process.
+    fn location(&self) -> Option<String> {
+        None
+    }
 }

@@ -17,6 +17,7 @@ use spiffe_daemons::ca::{
 use spiffe_daemons::verdict::Refusal;
 use spiffe_daemons::verdict::bundle::Form;
 use spiffe_svid_ca::authority::Kind;
+use spiffe_svid_ca::keys::TokenUri;
 use spiffe_svid_ca::{
     Csr, DnsName, IntermediateParams, JwtSvidParams, KeyPolicy, Profile, X509SvidParams,
 };
@@ -92,11 +93,25 @@ pub(crate) struct Change {
     /// Do everything but write: show what would come of it
     #[arg(long)]
     dry_run: bool,
+    /// The token that holds the authorities' keys, as a PKCS#11 URI such as
+    /// 'pkcs11:token=ca?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/run/pin'
+    ///
+    /// Given to 'init', it is kept in the directory, without a 'pin-value'; later it is only needed when module or PIN
+    /// are found elsewhere. Without it keys lie in the directory.
+    #[arg(
+        long,
+        value_name = "URI",
+        env = "SPIFFE_CA_KEYS",
+        hide_env_values = true
+    )]
+    keys: Option<TokenUri>,
 }
 
 impl Change {
     fn directory(&self) -> CaDirectory {
-        CaDirectory::new(&self.place.state).rehearsal(self.dry_run)
+        CaDirectory::new(&self.place.state)
+            .rehearsal(self.dry_run)
+            .keys(self.keys.clone())
     }
 }
 
