@@ -4,6 +4,7 @@
 
 mod areas;
 mod fixtures;
+mod heap;
 mod measure;
 mod report;
 
@@ -69,6 +70,9 @@ pub(crate) struct Effort {
     /// How many rotations to put connections through, within `rotations_within`.
     pub(crate) rotations: u64,
     pub(crate) rotations_within: Duration,
+    /// How many connections to hold open, and to keep busy.
+    pub(crate) idle: usize,
+    pub(crate) busy: usize,
 }
 
 #[derive(Debug, Default)]
@@ -107,14 +111,18 @@ impl Options {
         if self.quick {
             Effort {
                 span: Duration::from_millis(1500),
-                rotations: 1_000,
+                rotations: 300,
                 rotations_within: Duration::from_secs(4),
+                idle: 1_000,
+                busy: 100,
             }
         } else {
             Effort {
                 span: Duration::from_secs(8),
-                rotations: 1_000,
-                rotations_within: Duration::from_secs(600),
+                rotations: 10_000,
+                rotations_within: Duration::from_secs(1200),
+                idle: 10_000,
+                busy: 1_000,
             }
         }
     }

@@ -371,9 +371,9 @@ impl Prepared {
     }
 }
 
-/// As many as rustls hands out by itself: a client that opens two connections at once resumes both.
+/// Each connection takes one session and leaves one. A ticket carries the client's chain, so more of them cost.
 #[cfg(feature = "aws-lc-rs")]
-const TICKETS_PER_HANDSHAKE: usize = 2;
+const TICKETS_PER_HANDSHAKE: usize = 1;
 
 /// The provider with nothing but hybrid key exchange, and the one version that has it.
 fn post_quantum_only(

@@ -21,7 +21,7 @@ use crate::lease::Granted;
 use crate::listener::Listener;
 use crate::material::Identity;
 use crate::peer::Peer;
-use crate::scene::Scene;
+use crate::scene::{self, Scene};
 use crate::stream::TlsStream;
 
 /// The server's side; clones share everything.
@@ -55,7 +55,7 @@ impl Acceptor {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut scene = Scene::default();
+        let mut scene = Some(Box::default());
         let accepting = tokio_rustls::TlsAcceptor::from(self.config.clone()).accept(transport);
         let stream = self.end.run(&mut scene, accepting).await?;
         self.end.finish(scene, stream.into(), false)
@@ -138,10 +138,10 @@ impl Connector {
             // A client without a certificate would be told by the server; it is told here, by name.
             self.end.identity()?;
         }
-        let mut scene = Scene::default();
+        let mut scene = Some(Box::default());
         let connector = tokio_rustls::TlsConnector::from(self.config.clone());
         // The first message is written here, and with it a session is taken.
-        let connecting = scene.play(|| connector.connect(destination, transport));
+        let connecting = scene::play(&mut scene, || connector.connect(destination, transport));
         let stream = self.end.run(&mut scene, connecting).await?;
         self.end.finish(scene, stream.into(), true)
     }
@@ -169,7 +169,7 @@ impl End {
     /// Drives the handshake until it ends or its time is up.
     async fn run<S>(
         &self,
-        scene: &mut Scene,
+        scene: &mut Option<Box<Scene>>,
         handshake: impl Future<Output = io::Result<S>>,
     ) -> Result<S, HandshakeError> {
         let clock = &self.keeper.judge.clock;
@@ -177,10 +177,8 @@ impl End {
         let until = clock.monotonic().saturating_add(self.timeout);
         let mut deadline = clock.sleep_until(until);
         let outcome = poll_fn(|context| {
-            let polled = scene.play(|| handshake.as_mut().poll(context));
-            if let Some(Err(_)) = &scene.verdict
-                && let Some(Err(refusal)) = scene.verdict.take()
-            {
+            let polled = scene::play(scene, || handshake.as_mut().poll(context));
+            if let Some(refusal) = scene.as_mut().and_then(|scene| scene.refusal()) {
                 return Poll::Ready(Err(HandshakeError::Refused(refusal)));
             }
             if let Poll::Ready(outcome) = polled {
@@ -218,10 +216,11 @@ impl End {
     /// Judges a resumed peer, grants the lease, and puts the connection together.
     fn finish<IO>(
         &self,
-        scene: Scene,
+        scene: Option<Box<Scene>>,
         stream: tokio_rustls::TlsStream<IO>,
         is_client: bool,
     ) -> Result<TlsStream<IO>, HandshakeError> {
+        let scene = *scene.unwrap_or_default();
         let connection: &CommonState = match &stream {
             tokio_rustls::TlsStream::Client(stream) => stream.get_ref().1,
             tokio_rustls::TlsStream::Server(stream) => stream.get_ref().1,
@@ -270,8 +269,8 @@ impl End {
             group,
             kind,
         };
-        let sessions_until = is_client.then(|| peer.lease.expires_at());
-        Ok(TlsStream::new(stream, peer, sessions_until))
+        let sessions = is_client.then(|| Scene::of_sessions(peer.lease.expires_at()));
+        Ok(TlsStream::new(stream, peer, sessions))
     }
 
     /// rustls asks no verifier about a resumed peer, but keeps the chain that it showed at first.

@@ -41,8 +41,6 @@ pub(crate) struct Judged {
     pub(crate) revision: Revision,
     /// The trust revision of the bundles, and the number of the terms.
     pub(crate) trust: (Revision, u64),
-    /// Of the chain that was shown.
-    pub(crate) digest: Digest,
 }
 
 /// What was verified under one state of trust: a chain that is shown again proves the same, within its validity.
@@ -95,7 +93,6 @@ impl Judge {
                 peer,
                 revision: snapshot.revision(),
                 trust: (snapshot.trust_revision(), terms.number),
-                digest,
             }),
             Err(reason) => {
                 let chain = chain.into_iter().map(CertificateDer::into_owned).collect();

@@ -17,7 +17,6 @@ use spiffe_core::verify::{VerifiedX509, X509Error};
 use spiffe_core::{Bundle, SpiffeId, Timestamp};
 use tokio::sync::Notify;
 
-use crate::digest::Digest;
 use crate::error::RefusalReason;
 use crate::judge::{self, Judged};
 use crate::keeper::Keeper;
@@ -276,7 +275,7 @@ impl Lease {
                 number,
                 expires_at,
                 whose,
-                slot: slot(&judged.digest),
+                slot: slot(number),
                 state: Mutex::new(State {
                     revision: judged.revision,
                     trust: judged.trust,
@@ -342,10 +341,10 @@ impl fmt::Debug for Lease {
     }
 }
 
-/// Where in a spread a connection stands: the beginning of the digest of the chain that its peer has shown.
-fn slot(digest: &Digest) -> u64 {
-    let [a, b, c, d, e, f, g, h, ..] = *digest;
-    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+/// Where in a spread a connection stands, the same at every look: multiples of the golden ratio divide any span evenly,
+/// whichever connections are still open.
+fn slot(number: u64) -> u64 {
+    number.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 impl Inner {

@@ -9,8 +9,13 @@ use spiffe_core::{BundleSet, SpiffeId};
 use crate::digest::{Digest, Sha256};
 use crate::terms::{InForce, Terms};
 
-/// Bundles and own SPIFFE ID of one revision, and the terms of one moment.
-pub(crate) type Namespace = Digest;
+/// What sessions are bound to at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Namespace {
+    /// Bundles and own SPIFFE ID.
+    pub(crate) revision: Digest,
+    pub(crate) terms: Digest,
+}
 
 /// Computes the namespaces of one configuration.
 #[derive(Debug)]
@@ -53,8 +58,10 @@ impl Namespaces {
 
     /// The namespace of now: the part of the current revision with the terms that are in force.
     pub(crate) fn with_terms(&self, revision: &Digest) -> Namespace {
-        let terms = self.of_terms(&self.terms.in_force());
-        self.sha256.of_parts([&revision[..], &terms])
+        Namespace {
+            revision: *revision,
+            terms: self.of_terms(&self.terms.in_force()),
+        }
     }
 
     fn of_bundles(&self, bundles: &Arc<BundleSet>) -> Digest {

@@ -1,12 +1,11 @@
 //! What the parts of one connection leave for each other while rustls is at work.
 //!
 //! rustls calls verifiers, resolvers, ticketers and session stores from inside a poll, hands none of them the
-//! connection, and carries back only what fits its own types. So whoever polls sets a [`Scene`] on this thread, the
+//! connection, and carries back only what fits its own types. So whoever polls sets a [`Scene`] on this thread with [`play`], the
 //! parts write into it and read from it, and the same poll takes it back. Nothing stays behind, and no other connection
 //! can see it: there is no await between.
 
 use std::cell::RefCell;
-use std::mem;
 use std::sync::Arc;
 
 use spiffe_core::Timestamp;
@@ -28,18 +27,21 @@ pub(crate) struct Scene {
 }
 
 thread_local! {
-    static CURRENT: RefCell<Option<Scene>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<Box<Scene>>> = const { RefCell::new(None) };
 }
 
 impl Scene {
-    /// Runs one poll in this scene.
-    pub(crate) fn play<T>(&mut self, poll: impl FnOnce() -> T) -> T {
-        // A transport that itself speaks TLS polls one connection inside another.
-        let outer = Outer(CURRENT.replace(Some(mem::take(self))));
-        let result = poll();
-        *self = CURRENT.take().unwrap_or_default();
-        drop(outer);
-        result
+    /// A scene for a connection that is open: its sessions inherit this end.
+    pub(crate) fn of_sessions(until: Timestamp) -> Box<Self> {
+        Box::new(Self {
+            until: Some(until),
+            ..Self::default()
+        })
+    }
+
+    /// Takes the verdict out, if it is a refusal.
+    pub(crate) fn refusal(&mut self) -> Option<Box<Refusal>> {
+        self.verdict.take_if(|verdict| verdict.is_err())?.err()
     }
 
     /// Until when what this connection has shown may be resumed: the earlier end of both SVIDs, or what the resumed
@@ -57,13 +59,23 @@ impl Scene {
     }
 }
 
+/// Runs one poll in a scene.
+pub(crate) fn play<T>(scene: &mut Option<Box<Scene>>, poll: impl FnOnce() -> T) -> T {
+    // A transport that itself speaks TLS polls one connection inside another.
+    let outer = Outer(CURRENT.replace(scene.take()));
+    let result = poll();
+    *scene = CURRENT.take();
+    drop(outer);
+    result
+}
+
 /// Reads or changes the scene that is set on this thread; `None` where no acceptor or connector of ours is polling.
 pub(crate) fn with<T>(act: impl FnOnce(&mut Scene) -> T) -> Option<T> {
-    CURRENT.with_borrow_mut(|current| current.as_mut().map(act))
+    CURRENT.with_borrow_mut(|current| current.as_deref_mut().map(act))
 }
 
 /// What was there before, put back when dropped: also when the poll panics.
-struct Outer(Option<Scene>);
+struct Outer(Option<Box<Scene>>);
 
 impl Drop for Outer {
     fn drop(&mut self) {

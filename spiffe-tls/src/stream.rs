@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
-use spiffe_core::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::error::{LeaseOver, PeerRefused};
 use crate::lease::{Gate, Inner, LeaseEnd};
 use crate::peer::Peer;
-use crate::scene::Scene;
+use crate::scene::{self, Scene};
 
 /// An established connection over the transport `IO`.
 ///
@@ -23,9 +22,9 @@ use crate::scene::Scene;
 pub struct TlsStream<IO> {
     inner: tokio_rustls::TlsStream<IO>,
     peer: Peer,
-    /// Until when sessions that the server hands out may be resumed; none on the server's side, which hands out all of
-    /// them during the handshake.
-    sessions_until: Option<Timestamp>,
+    /// What the sessions that a server hands out inherit. A TLS 1.3 server does so before its first data, and what comes
+    /// later is not kept: then there is none, as on the server's side.
+    sessions: Option<Box<Scene>>,
     /// Tells the keeper when the connection is gone.
     guard: Guard,
 }
@@ -44,13 +43,13 @@ impl<IO> TlsStream<IO> {
     pub(crate) fn new(
         inner: tokio_rustls::TlsStream<IO>,
         peer: Peer,
-        sessions_until: Option<Timestamp>,
+        sessions: Option<Box<Scene>>,
     ) -> Self {
         Self {
             inner,
             guard: Guard(peer.lease.clone()),
             peer,
-            sessions_until,
+            sessions,
         }
     }
 
@@ -77,11 +76,13 @@ impl<IO> TlsStream<IO> {
 impl<IO: AsyncRead + AsyncWrite + Unpin> TlsStream<IO> {
     /// Lets the caller go on, after judging again where that is due, or cuts.
     fn gate(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        if self.lease().gate() == Gate::JudgeAgain {
+        let mut gate = self.lease().gate();
+        if gate == Gate::JudgeAgain {
             let chain = self.inner.get_ref().1.peer_certificates();
             self.lease().judge_again(chain);
+            gate = self.lease().gate();
         }
-        match self.lease().gate() {
+        match gate {
             Gate::Shut => Err(self.cut(context)),
             Gate::Open | Gate::JudgeAgain => Ok(()),
         }
@@ -127,15 +128,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<IO> {
             |lease| &lease.reader,
             |this, context| {
                 let inner = Pin::new(&mut this.inner);
-                // A server hands out TLS 1.3 sessions at any time; they are stored while the client reads.
-                let read = match this.sessions_until {
-                    None => inner.poll_read(context, buffer),
-                    until => Scene {
-                        until,
-                        ..Scene::default()
-                    }
-                    .play(|| inner.poll_read(context, buffer)),
-                };
+                if this.sessions.is_none() {
+                    return inner.poll_read(context, buffer).map_err(explained);
+                }
+                let read = scene::play(&mut this.sessions, || inner.poll_read(context, buffer));
+                if read.is_ready() {
+                    this.sessions = None;
+                }
                 read.map_err(explained)
             },
         )

@@ -172,7 +172,12 @@ impl Key {
         epoch: i64,
     ) -> Option<Self> {
         let epoch_bytes = epoch.to_be_bytes();
-        let info: [&[u8]; 3] = [b"spiffe-tls session ticket 1", &namespace, &epoch_bytes];
+        let info: [&[u8]; 4] = [
+            b"spiffe-tls session ticket 1",
+            &namespace.revision,
+            &namespace.terms,
+            &epoch_bytes,
+        ];
         let secret = Salt::new(HKDF_SHA256, &[]).extract(&secret[..]);
         let mut bytes = Zeroizing::new([0; NAME_LEN + 32]);
         secret

@@ -60,6 +60,16 @@ const SOAKS: &[Soak] = &[
         ],
     },
     Soak {
+        name: "rotation",
+        shows: "10,000 rotations under 8 dialers over TCP, with and without resumption, no handshake failed",
+        cargo: &["xtask", "bench", "--only", "tls/rotation"],
+    },
+    Soak {
+        name: "defederation",
+        shows: "10,000 idle and 1,000 busy connections when a trust domain goes: nothing lost, nothing late",
+        cargo: &["xtask", "bench", "--only", "tls/defederated"],
+    },
+    Soak {
         name: "bench",
         shows: "every bench at full length",
         cargo: &["xtask", "bench"],

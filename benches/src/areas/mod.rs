@@ -12,6 +12,9 @@ mod peers;
 mod rotation;
 mod svid;
 mod tls;
+mod tls_leases;
+mod tls_peers;
+mod tls_sessions;
 mod verify;
 
 use std::error::Error;
@@ -91,11 +94,40 @@ pub(crate) const BENCHES: &[Bench] = &[
         run: tls::accept_200,
     },
     Bench {
+        rows: &[
+            tls_peers::DISTINCT,
+            tls_peers::STRANGERS,
+            tls_peers::USELESS,
+        ],
+        run: tls_peers::handshakes,
+    },
+    Bench {
+        rows: &[tls_sessions::RESUMED, tls_sessions::RATE],
+        run: tls_sessions::resumed,
+    },
+    Bench {
+        rows: &[tls_sessions::BYTES],
+        run: tls_sessions::bytes,
+    },
+    Bench {
+        rows: &[tls_leases::JUDGED, tls_leases::HEAP],
+        run: tls_leases::ten_thousand,
+    },
+    Bench {
+        rows: &[
+            tls_leases::LOST,
+            tls_leases::LATE,
+            tls_leases::CPU,
+            tls_leases::MEMORY,
+        ],
+        run: tls_leases::defederated,
+    },
+    Bench {
         rows: &[tls::PUSH_P50, tls::PUSH_P99],
         run: tls::push_to_served,
     },
     Bench {
-        rows: &[rotation::FAILED],
+        rows: &[rotation::FAILED, rotation::FAILED_RESUMING],
         run: rotation::failed,
     },
     Bench {

@@ -19,6 +19,7 @@ use crate::fixtures::{Domain, bundle};
 use crate::report::{Budget, Row};
 
 pub(crate) const FAILED: &str = "tls/rotation/failed";
+pub(crate) const FAILED_RESUMING: &str = "tls/rotation/failed-resuming";
 
 /// Each rotation gives both ends a new SVID, signed by the bundle's two authorities in turn, and waits until a connection
 /// that began after it is done.
@@ -26,10 +27,12 @@ pub(crate) fn failed(effort: Effort) -> Measured {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(rotate(effort))
+    let mut rows = runtime.block_on(rotate(effort, FAILED, false))?;
+    rows.extend(runtime.block_on(rotate(effort, FAILED_RESUMING, true))?);
+    Ok(rows)
 }
 
-async fn rotate(effort: Effort) -> Measured {
+async fn rotate(effort: Effort, row: &str, resumption: bool) -> Measured {
     let authorities = [Domain::new("example.org")?, Domain::new("example.org")?];
     let bundles: BundleSet = [bundle("example.org", &authorities.each_ref())?]
         .into_iter()
@@ -41,9 +44,14 @@ async fn rotate(effort: Effort) -> Measured {
     };
     let (server, client) = (end("server")?, end("client")?);
     let policy: Policy = "id:spiffe://example.org/client".parse()?;
-    let acceptor = Mtls::new(&server, policy).acceptor()?;
+    // A resumed session would show the SVID that it began with, and every rotation is to be seen.
+    let acceptor = Mtls::new(&server, policy)
+        .resumption(resumption)
+        .acceptor()?;
     let policy: Policy = "id:spiffe://example.org/server".parse()?;
-    let connector = Mtls::new(&client, policy).connector()?;
+    let connector = Mtls::new(&client, policy)
+        .resumption(resumption)
+        .connector()?;
 
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -70,12 +78,12 @@ async fn rotate(effort: Effort) -> Measured {
     serving.abort();
 
     let seen = load.seen.lock().unwrap_or_else(PoisonError::into_inner);
-    if (seen.len() as u64) < rotations {
+    if !resumption && (seen.len() as u64) < rotations {
         let seen = seen.len();
         return Err(format!("{rotations} rotations, and only {seen} SVIDs were presented").into());
     }
     Ok(vec![Row::new(
-        FAILED,
+        row,
         "handshakes",
         load.failed.load(Ordering::Relaxed) as f64,
         &format!("all during {rotations} rotations"),
@@ -110,7 +118,7 @@ async fn dial(address: SocketAddr, connector: Connector, load: Arc<Load>) {
                     .insert(serial);
             }
             Err(error) => {
-                eprintln!("{FAILED}: {error}");
+                eprintln!("tls/rotation: {error}");
                 load.failed.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -157,4 +165,4 @@ impl Load {
     }
 }
 
-const DIALERS: u64 = 6;
+const DIALERS: u64 = 8;

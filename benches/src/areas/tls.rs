@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use rustls::client::{ClientConnection, Resumption, WebPkiServerVerifier};
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{NoServerSessionStorage, ServerConnection, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use spiffe_core::key::SvidKey;
@@ -83,8 +83,9 @@ fn handshake(effort: Effort, row: &str, trust_domains: usize) -> Measured {
 /// pipe in memory.
 fn accept(effort: Effort, row: &str, trust_domains: usize) -> Measured {
     let pair = Pair::new(trust_domains)?;
-    let connector = pair.client_side()?.connector()?;
-    let acceptor = pair.server_side()?.acceptor()?;
+    // Plain rustls resumes nothing here either.
+    let connector = pair.client_side()?.resumption(false).connector()?;
+    let acceptor = pair.server_side()?.resumption(false).acceptor()?;
     let plain_connector = TlsConnector::from(pair.plain_client()?);
     let plain_acceptor = TlsAcceptor::from(pair.plain_server()?);
     let name = ServerName::try_from(DNS_NAME)?;
@@ -126,8 +127,9 @@ fn accept(effort: Effort, row: &str, trust_domains: usize) -> Measured {
 /// handshake without. Latency is what is asked for, so this is the wall's time.
 pub(crate) fn push_to_served(effort: Effort) -> Measured {
     let pair = Pair::new(200)?;
-    let connector = pair.client_side()?.connector()?;
-    let acceptor = pair.server_side()?.acceptor()?;
+    // A resumed session would show the SVID that it began with.
+    let connector = pair.client_side()?.resumption(false).connector()?;
+    let acceptor = pair.server_side()?.resumption(false).acceptor()?;
     let runtime = runtime()?;
     let (mut pushed, mut unpushed) = (Vec::new(), Vec::new());
     let begin = Instant::now();
@@ -162,15 +164,15 @@ pub(crate) fn push_to_served(effort: Effort) -> Measured {
 }
 
 /// A client and a server of one trust domain that is federated with others.
-struct Pair {
-    domain: Domain,
-    bundles: Arc<BundleSet>,
-    client: Publisher,
-    server: Publisher,
+pub(super) struct Pair {
+    pub(super) domain: Domain,
+    pub(super) bundles: Arc<BundleSet>,
+    pub(super) client: Publisher,
+    pub(super) server: Publisher,
 }
 
 impl Pair {
-    fn new(trust_domains: usize) -> Result<Self, Box<dyn Error>> {
+    pub(super) fn new(trust_domains: usize) -> Result<Self, Box<dyn Error>> {
         let domain = Domain::new("example.org")?;
         let bundles = Arc::new(federation(&domain, trust_domains - 1)?);
         Ok(Self {
@@ -181,32 +183,40 @@ impl Pair {
         })
     }
 
-    fn client_side(&self) -> Result<Mtls, Box<dyn Error>> {
+    pub(super) fn client_side(&self) -> Result<Mtls, Box<dyn Error>> {
         let policy: Policy = "id:spiffe://example.org/server".parse()?;
         Ok(Mtls::new(&self.client, policy))
     }
 
-    fn server_side(&self) -> Result<Mtls, Box<dyn Error>> {
+    pub(super) fn server_side(&self) -> Result<Mtls, Box<dyn Error>> {
         let policy: Policy = "id:spiffe://example.org/client".parse()?;
         Ok(Mtls::new(&self.server, policy))
     }
 
-    fn plain_client(&self) -> Result<Arc<ClientConfig>, Box<dyn Error>> {
-        let provider = Arc::new(default_provider());
+    pub(super) fn plain_client(&self) -> Result<Arc<ClientConfig>, Box<dyn Error>> {
         let snapshot = self.client.load();
         let svid = snapshot.svid()?;
+        self.plain_client_of(svid, svid.chain().to_vec())
+    }
+
+    pub(super) fn plain_client_of(
+        &self,
+        svid: &X509Svid,
+        chain: Vec<CertificateDer<'static>>,
+    ) -> Result<Arc<ClientConfig>, Box<dyn Error>> {
+        let provider = Arc::new(default_provider());
         let verifier =
             WebPkiServerVerifier::builder_with_provider(self.roots()?, provider.clone()).build()?;
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_webpki_verifier(verifier)
-            .with_client_auth_cert(svid.chain().to_vec(), private_key(svid)?)?;
+            .with_client_auth_cert(chain, private_key(svid)?)?;
         config.resumption = Resumption::disabled();
         config.enable_sni = false;
         Ok(Arc::new(config))
     }
 
-    fn plain_server(&self) -> Result<Arc<ServerConfig>, Box<dyn Error>> {
+    pub(super) fn plain_server(&self) -> Result<Arc<ServerConfig>, Box<dyn Error>> {
         let provider = Arc::new(default_provider());
         let snapshot = self.server.load();
         let svid = snapshot.svid()?;
@@ -222,14 +232,14 @@ impl Pair {
         Ok(Arc::new(config))
     }
 
-    fn roots(&self) -> Result<Arc<RootCertStore>, rustls::Error> {
+    pub(super) fn roots(&self) -> Result<Arc<RootCertStore>, rustls::Error> {
         let mut roots = RootCertStore::empty();
         roots.add(self.domain.certificate().clone())?;
         Ok(Arc::new(roots))
     }
 }
 
-fn private_key(svid: &X509Svid) -> Result<PrivateKeyDer<'static>, Box<dyn Error>> {
+pub(super) fn private_key(svid: &X509Svid) -> Result<PrivateKeyDer<'static>, Box<dyn Error>> {
     match svid.key() {
         SvidKey::Local(key) => Ok(key.secret_der().clone_key().into()),
         _ => Err("the fixture's key is local".into()),
@@ -237,7 +247,7 @@ fn private_key(svid: &X509Svid) -> Result<PrivateKeyDer<'static>, Box<dyn Error>
 }
 
 /// One handshake, until both sides are done.
-fn shake(
+pub(super) fn shake(
     client: &Arc<ClientConfig>,
     server: &Arc<ServerConfig>,
     name: &ServerName<'static>,
@@ -268,9 +278,9 @@ fn shake(
     Ok((client, server))
 }
 
-type Stream = spiffe_tls::TlsStream<tokio::io::DuplexStream>;
+pub(super) type Stream = spiffe_tls::TlsStream<tokio::io::DuplexStream>;
 
-async fn meet(connector: &Connector, acceptor: &Acceptor) -> (Stream, Stream) {
+pub(super) async fn meet(connector: &Connector, acceptor: &Acceptor) -> (Stream, Stream) {
     let (near, far) = tokio::io::duplex(PIPE_BYTES);
     let (near, far) = tokio::join!(connector.connect(near), acceptor.accept(far));
     (
@@ -279,11 +289,11 @@ async fn meet(connector: &Connector, acceptor: &Acceptor) -> (Stream, Stream) {
     )
 }
 
-fn runtime() -> std::io::Result<Runtime> {
+pub(super) fn runtime() -> std::io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
 }
 
 /// More than any flight of the handshake.
-const PIPE_BYTES: usize = 16 * 1024;
+pub(super) const PIPE_BYTES: usize = 16 * 1024;
