@@ -36,6 +36,9 @@ type judged struct {
 	// Facts is the ID, or for a bundle the numbers of its authorities.
 	Facts string `json:"facts"`
 	Why   string `json:"why"`
+	// Chain is the chain once more, in PEM and leaf first, for judges that take files; At is the time of the verdict.
+	Chain []string `json:"chain,omitempty"`
+	At    int64    `json:"at"`
 }
 
 var now = time.Now().UTC().Truncate(time.Second)
@@ -60,7 +63,7 @@ func oracle() error {
 }
 
 func verdict(line map[string]any, facts string, err error) judged {
-	j := judged{Line: line, OK: err == nil, Facts: facts}
+	j := judged{Line: line, OK: err == nil, Facts: facts, At: now.Unix()}
 	if err != nil {
 		j.Facts, j.Why = "", err.Error()
 	}
@@ -173,9 +176,48 @@ func judgeChains() ([]judged, error) {
 	if err != nil {
 		return nil, err
 	}
-	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	shortKey, err := rsa.GenerateKey(rand.Reader, 1024)
 	if err != nil {
 		return nil, err
+	}
+	onCurve := func(curve elliptic.Curve) crypto.Signer {
+		key, err := ecdsa.GenerateKey(curve, rand.Reader)
+		if err != nil {
+			panic(err)
+		}
+		return key
+	}
+	byRSA := func(algorithm x509.SignatureAlgorithm) ([]*authority, []*authority) {
+		root := issue(caTemplate("rsa"), rsaKey, nil)
+		leaf := with(good(), func(t *x509.Certificate) { t.SignatureAlgorithm = algorithm })
+		return []*authority{issue(leaf, p256(), root)}, []*authority{root}
+	}
+	pkcs1, pkcs1Root := byRSA(x509.SHA512WithRSA)
+	pss, pssRoot := byRSA(x509.SHA256WithRSAPSS)
+	// One key and name, certified by both; and another key of that name.
+	crossedKey := p256()
+	crossedA, crossedB := issue(caTemplate("crossed"), crossedKey, a), issue(caTemplate("crossed"), crossedKey, b)
+	twin := issue(caTemplate("crossed"), p256(), a)
+	below7 := func() []*authority {
+		var chain []*authority
+		above := a
+		for i := range 7 {
+			above = issue(caTemplate(fmt.Sprint("level ", i)), p256(), above)
+			chain = append([]*authority{above}, chain...)
+		}
+		return append([]*authority{issue(good(), p256(), above)}, chain...)
+	}()
+	// Of its issuer's name, with another key: what Go would take for self-signed, it leaves without a key identifier.
+	noLimit := issue(with(caTemplate("short"), func(t *x509.Certificate) {
+		t.MaxPathLen, t.AuthorityKeyId = -1, short.cert.SubjectKeyId
+	}), p256(), short)
+	zero := below("zero", func(t *x509.Certificate) { t.MaxPathLenZero = true })
+	serverOnly := below("m", func(t *x509.Certificate) { t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} })
+	onlyX := below("m", func(t *x509.Certificate) {
+		t.PermittedDNSDomains, t.PermittedDNSDomainsCritical = []string{"x.example"}, true
+	})
+	named := func(name string) *x509.Certificate {
+		return with(good(), func(t *x509.Certificate) { t.DNSNames = []string{name} })
 	}
 	cases := []struct {
 		name  string
@@ -194,7 +236,20 @@ func judgeChains() ([]judged, error) {
 		{"other-key-same-name", []*authority{issue(good(), p256(), issue(caTemplate("a"), p256(), nil))}, nil},
 		{"rsa", []*authority{issue(good(), rsaKey, a)}, nil},
 		{"ed25519", []*authority{issue(good(), edKey, a)}, nil},
-		{"p384", []*authority{issue(good(), p384, a)}, nil},
+		{"p384", []*authority{issue(good(), onCurve(elliptic.P384()), a)}, nil},
+		{"p521", []*authority{issue(good(), onCurve(elliptic.P521()), a)}, nil},
+		{"p224", []*authority{issue(good(), onCurve(elliptic.P224()), a)}, nil},
+		{"rsa-1024", []*authority{issue(good(), shortKey, a)}, nil},
+		{"signed-pkcs1-sha512", pkcs1, pkcs1Root},
+		{"signed-pss-sha256", pss, pssRoot},
+		{"seven-intermediates", below7, nil},
+		{"six-intermediates", append([]*authority{issue(good(), p256(), below7[2])}, below7[2:]...), nil},
+		{"cross-signed", []*authority{issue(good(), p256(), crossedA), crossedA, crossedB}, nil},
+		{"cross-signed-other-first", []*authority{issue(good(), p256(), crossedA), crossedB, crossedA}, nil},
+		{"twin-of-the-issuer-first", []*authority{issue(good(), p256(), crossedA), twin, crossedA}, nil},
+		{"twin-of-the-authority-first", leaf(keep), []*authority{issue(caTemplate("a"), p256(), nil), a}},
+		{"useless-certificates", append(under(middle), issue(good(), p256(), b), b, stale), nil},
+		{"leaf-twice", func() []*authority { one := leaf(keep)[0]; return []*authority{one, one} }(), nil},
 		{"expired", leaf(func(t *x509.Certificate) { t.NotAfter = now.Add(-time.Minute) }), nil},
 		{"not-yet-valid", leaf(func(t *x509.Certificate) { t.NotBefore = now.Add(time.Minute) }), nil},
 		{"intermediate-expired", under(below("m", func(t *x509.Certificate) { t.NotAfter = now.Add(-time.Minute) })), nil},
@@ -210,6 +265,20 @@ func judgeChains() ([]judged, error) {
 		{"authority-expired", []*authority{issue(good(), p256(), stale)}, []*authority{stale}},
 		{"authority-path-length-kept", []*authority{issue(good(), p256(), short)}, []*authority{short}},
 		{"authority-path-length-broken", under(issue(caTemplate("m"), p256(), short)), []*authority{short}},
+		{"self-issued-below-path-length", []*authority{issue(good(), p256(), noLimit), noLimit}, []*authority{short}},
+		{"intermediate-path-length-kept", under(zero), nil},
+		{"intermediate-path-length-broken", func() []*authority {
+			low := issue(caTemplate("low"), p256(), zero)
+			return []*authority{issue(good(), p256(), low), low, zero}
+		}(), nil},
+		{"intermediate-no-key-usage", under(below("m", func(t *x509.Certificate) { t.KeyUsage = 0 })), nil},
+		{"usages-do-not-meet", []*authority{issue(with(good(), func(t *x509.Certificate) {
+			t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+		}), p256(), serverOnly), serverOnly}, nil},
+		{"usages-meet", []*authority{issue(good(), p256(), serverOnly), serverOnly}, nil},
+		{"uri-constraint-sub-domains-only", under(below("m", func(t *x509.Certificate) { t.PermittedURIDomains = []string{".a"} })), nil},
+		{"dns-constraint-inside", []*authority{issue(named("x.example"), p256(), onlyX), onlyX}, nil},
+		{"dns-constraint-outside", []*authority{issue(named("y.example"), p256(), onlyX), onlyX}, nil},
 		{"leaf-as-authority", leaf(keep), nil},
 		{"no-uri", leaf(func(t *x509.Certificate) { t.URIs = nil }), nil},
 		{"two-uris", leaf(func(t *x509.Certificate) { t.URIs = leafTemplate("spiffe://a/x", "spiffe://a/y").URIs }), nil},
@@ -224,6 +293,8 @@ func judgeChains() ([]judged, error) {
 		{"leaf-key-encipherment-only", leaf(func(t *x509.Certificate) { t.KeyUsage = x509.KeyUsageKeyEncipherment }), nil},
 		{"leaf-no-key-usage", leaf(func(t *x509.Certificate) { t.KeyUsage = 0 }), nil},
 		{"leaf-server-auth-only", leaf(func(t *x509.Certificate) { t.ExtKeyUsage = t.ExtKeyUsage[:1] }), nil},
+		{"leaf-any-usage", leaf(func(t *x509.Certificate) { t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} }), nil},
+		{"leaf-empty-subject", leaf(func(t *x509.Certificate) { t.Subject = pkix.Name{} }), nil},
 		{"leaf-code-signing", leaf(func(t *x509.Certificate) {
 			t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
 		}), nil},
@@ -259,7 +330,12 @@ func judgeChains() ([]judged, error) {
 				"b": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: b.cert.Raw})),
 			},
 		}
-		all = append(all, verdict(line, id.String(), err))
+		judgedHere := verdict(line, id.String(), err)
+		for _, one := range c.chain {
+			block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: one.cert.Raw})
+			judgedHere.Chain = append(judgedHere.Chain, string(block))
+		}
+		all = append(all, judgedHere)
 	}
 	return all, nil
 }
