@@ -150,6 +150,12 @@ impl Connector {
     pub fn open_connections(&self) -> usize {
         self.end.keeper.len()
     }
+
+    /// The clock that handshakes and leases go by.
+    #[cfg(feature = "hyper")]
+    pub(crate) fn clock(&self) -> &Arc<dyn spiffe_core::Clock> {
+        &self.end.keeper.judge.clock
+    }
 }
 
 /// rustls wants a name; it is neither sent nor compared.

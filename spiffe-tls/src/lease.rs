@@ -331,6 +331,31 @@ impl Lease {
     }
 }
 
+/// What adapters ask. Where ends are only reported, nothing of it ever happens.
+#[cfg(feature = "hyper")]
+impl Lease {
+    /// Whether the connection has to be wound up.
+    pub(crate) fn is_winding_up(&self) -> bool {
+        self.inner.phase() >= DRAINS
+    }
+
+    /// Resolves when the connection has to be wound up.
+    pub(crate) async fn winds_up(&self) {
+        loop {
+            let notified = self.inner.over.notified();
+            if self.is_winding_up() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// The clock that the lease goes by.
+    pub(crate) fn clock(&self) -> &Arc<dyn spiffe_core::Clock> {
+        &self.inner.keeper.judge.clock
+    }
+}
+
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lease")

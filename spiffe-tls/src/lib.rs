@@ -30,12 +30,17 @@
 //! # Features
 //!
 //! - `aws-lc-rs` (default): the default cryptography. Without it a provider must be given to [`Mtls::provider`].
+//! - `hyper`: the module `hyper`, HTTP/1.1 and HTTP/2 servers and clients.
 #![forbid(unsafe_code)]
 
 mod config;
 mod digest;
 mod error;
+#[cfg(feature = "hyper")]
+mod generation;
 mod handshake;
+#[cfg(feature = "hyper")]
+pub mod hyper;
 mod judge;
 mod keeper;
 mod lease;
