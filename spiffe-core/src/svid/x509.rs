@@ -14,7 +14,7 @@ use crate::bundle::{BundleError, certificates_to_pem};
 use crate::crypto::CryptoProvider;
 use crate::key::{KeyError, PrivateKey, Signer, SvidKey};
 use crate::verify::LeafError;
-use crate::x509::cert::CertificateError;
+use crate::x509::cert::{Cert, CertificateError};
 use crate::{Rule, SpiffeId, Timestamp, TrustDomainRef};
 
 /// The most certificates of an own chain, leaf included.
@@ -127,6 +127,15 @@ impl X509Svid {
     /// SHA-256 of the leaf's DER, as people compare certificates by.
     pub fn fingerprint(&self, crypto: &dyn CryptoProvider) -> [u8; 32] {
         crypto.sha256(self.leaf())
+    }
+
+    /// The names of the certificates' issuers, from the leaf's to the authority's: the DER of each `Name` without its tag
+    /// and length, as trust anchors hold theirs (RFC 5280 §4.1.2.4).
+    pub fn issuer_names(&self) -> impl Iterator<Item = &[u8]> {
+        // Every certificate of the chain was read when the SVID was made.
+        self.chain
+            .iter()
+            .filter_map(|der| Some(Cert::parse(der).ok()?.issuer))
     }
 
     /// The private key.
