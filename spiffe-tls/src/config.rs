@@ -1,24 +1,32 @@
-//! From a source and terms for peers to acceptors, connectors and rustls configurations.
+//! From what this side shows and who the peer is to acceptors, connectors and rustls configurations.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::Resumption;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::UnixTime;
-use rustls::server::NoServerSessionStorage;
+use rustls::server::{
+    NoServerSessionStorage, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier,
+};
+use rustls::sign::SigningKey;
 use rustls::time_provider::TimeProvider;
-use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use spiffe_core::snapshot::{Derived, Rejection};
 use spiffe_core::verify::{PeerRole, X509Limits, X509Verifier};
-use spiffe_core::{Clock, Publisher, Source, SystemClock};
+use spiffe_core::{Clock, Publisher, Source, SystemClock, X509Svid};
 
+use crate::asked::Asked;
 use crate::digest::{Digest, Sha256};
 use crate::handshake::{Acceptor, Connector, End};
 use crate::judge::Judge;
 use crate::keeper::Keeper;
 use crate::lease::LeaseRules;
-use crate::material::{self, Identity};
+use crate::material::{Choice, Ready, Svids};
+use crate::modes::{
+    NoPeer, ShowsNothing, ShowsSvid, ShowsWebCertificate, SpiffePeer, WebCertificate, WebPeer,
+};
 use crate::namespace::Namespaces;
 use crate::peer::is_post_quantum;
 use crate::resolver::IdentityResolver;
@@ -28,10 +36,13 @@ use crate::terms::Terms;
 use crate::tickets::{TicketKeys, Ticketer};
 use crate::verifier::PeerVerifier;
 
-/// How long a peer has to finish its handshake unless [`Mtls::handshake_timeout`] says otherwise.
+/// How long a peer has to finish its handshake unless [`Tls::handshake_timeout`] says otherwise.
 pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Mutual TLS between SPIFFE peers: a source for the own identity and the bundles, terms for the peers.
+/// The lengths of TLS records, header included, that rustls can be held to.
+const FRAGMENT_SIZES: std::ops::RangeInclusive<usize> = 32..=16 * 1024 + 5;
+
+/// Mutual TLS between SPIFFE peers: both show an X509-SVID, and each verifies the other's.
 ///
 /// ```
 /// use spiffe_tls::{Mtls, Policy, Publisher};
@@ -43,130 +54,99 @@ pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// # Ok(())
 /// # }
 /// ```
+pub type Mtls = Tls<ShowsSvid, SpiffePeer>;
+
+/// A client that verifies the server's SPIFFE ID and shows nothing.
+///
+/// ```
+/// use spiffe_tls::{Policy, Publisher, TlsClient};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let source = Publisher::new();
+/// let connector = TlsClient::new(&source, "domain:example.org".parse::<Policy>()?).connector()?;
+/// # Ok(())
+/// # }
+/// ```
+pub type TlsClient = Tls<ShowsNothing, SpiffePeer>;
+
+/// A server that shows its X509-SVID and asks clients for nothing: whoever connects is anonymous.
+///
+/// ```
+/// use spiffe_tls::{Publisher, TlsServer};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let source = Publisher::new();
+/// let config = TlsServer::new(&source).server_config()?;
+/// # Ok(())
+/// # }
+/// ```
+pub type TlsServer = Tls<ShowsSvid, NoPeer>;
+
+/// A client that shows its X509-SVID to a server of the Web PKI, which it knows by DNS name or address.
+///
+/// ```no_run
+/// use spiffe_tls::rustls::RootCertStore;
+/// use spiffe_tls::{MtlsWebClient, Publisher};
+///
+/// # fn client(source: Publisher, roots: RootCertStore) -> Result<(), Box<dyn std::error::Error>> {
+/// let config = MtlsWebClient::new(&source, roots).client_config()?;
+/// # Ok(())
+/// # }
+/// ```
+pub type MtlsWebClient = Tls<ShowsSvid, WebPeer>;
+
+/// A server that shows a Web PKI certificate and verifies the SPIFFE IDs of its clients.
+///
+/// ```no_run
+/// use spiffe_tls::modes::WebCertificate;
+/// use spiffe_tls::{MtlsWebServer, Policy, Publisher};
+///
+/// # fn server(source: Publisher, certificate: WebCertificate) -> Result<(), Box<dyn std::error::Error>> {
+/// let policy: Policy = "domain:example.org".parse()?;
+/// let acceptor = MtlsWebServer::new(&source, policy, certificate).acceptor()?;
+/// # Ok(())
+/// # }
+/// ```
+pub type MtlsWebServer = Tls<ShowsWebCertificate, SpiffePeer>;
+
+/// A TLS configuration in the making: what this side shows, and who the peer is.
+///
+/// There are five, each with a name and a constructor of its own: [`Mtls`], [`TlsClient`], [`TlsServer`],
+/// [`MtlsWebClient`] and [`MtlsWebServer`]. Where the peer has a SPIFFE ID, an authorizer is a required argument, and
+/// there is an [`Acceptor`] or a [`Connector`], whose connections have a lease and whose sessions are resumed. Where it
+/// has none, nobody can be judged again: there is a plain rustls configuration, and sessions are not resumed.
 #[derive(Clone, Debug)]
-pub struct Mtls {
-    publisher: Publisher,
-    terms: Terms,
+pub struct Tls<Own, Peer> {
+    settings: Settings,
+    own: Own,
+    peer: Peer,
+}
+
+/// A caller's own change of a finished configuration.
+type Adjust<C> = Arc<dyn Fn(&mut C) + Send + Sync>;
+
+/// What every configuration has.
+#[derive(Clone)]
+struct Settings {
     provider: Option<Arc<CryptoProvider>>,
     clock: Arc<dyn Clock>,
-    limits: X509Limits,
     alpn: Vec<Vec<u8>>,
-    hint: Option<String>,
+    max_fragment_size: Option<usize>,
     handshake_timeout: Duration,
     versions: Vec<&'static SupportedProtocolVersion>,
     require_post_quantum: bool,
     resumption: bool,
-    lease_rules: LeaseRules,
     #[cfg(feature = "aws-lc-rs")]
     ticket_keys: Option<TicketKeys>,
+    adjust_server: Option<Adjust<ServerConfig>>,
+    adjust_client: Option<Adjust<ClientConfig>>,
 }
 
 impl Mtls {
     /// Configurations that follow `source` and let in the peers that `terms` allow: an
     /// [`Authorizer`](spiffe_core::Authorizer), such as a policy, or [`Terms`] that can be changed later.
     pub fn new(source: &(impl Source + ?Sized), terms: impl Into<Terms>) -> Self {
-        Self {
-            publisher: source.publisher().clone(),
-            terms: terms.into(),
-            provider: None,
-            clock: Arc::new(SystemClock::new()),
-            limits: X509Limits::default(),
-            alpn: Vec::new(),
-            hint: None,
-            handshake_timeout: DEFAULT_HANDSHAKE_TIMEOUT,
-            versions: rustls::ALL_VERSIONS.to_vec(),
-            require_post_quantum: false,
-            resumption: true,
-            lease_rules: LeaseRules::default(),
-            #[cfg(feature = "aws-lc-rs")]
-            ticket_keys: None,
-        }
-    }
-
-    /// Uses this cryptography; the default is AWS-LC, where the feature `aws-lc-rs` is on. Nothing is installed
-    /// process-wide.
-    #[must_use]
-    pub fn provider(mut self, provider: Arc<CryptoProvider>) -> Self {
-        self.provider = Some(provider);
-        self
-    }
-
-    /// Takes time from this clock.
-    #[must_use]
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// Bounds the work that a peer's chain may cause.
-    #[must_use]
-    pub fn limits(mut self, limits: X509Limits) -> Self {
-        self.limits = limits;
-        self
-    }
-
-    /// Offers these application protocols, best first: RFC 7301.
-    #[must_use]
-    pub fn alpn(mut self, protocols: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
-        self.alpn = protocols
-            .into_iter()
-            .map(|protocol| protocol.as_ref().to_vec())
-            .collect();
-        self
-    }
-
-    /// Presents the SVID that carries this hint instead of the default one; without such an SVID handshakes fail.
-    #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
-        self
-    }
-
-    /// Gives a peer this long to finish its handshake; [`DEFAULT_HANDSHAKE_TIMEOUT`] unless set.
-    #[must_use]
-    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
-        self.handshake_timeout = timeout;
-        self
-    }
-
-    /// Speaks these TLS versions only; both 1.3 and 1.2 unless set.
-    #[must_use]
-    pub fn versions(mut self, versions: &[&'static SupportedProtocolVersion]) -> Self {
-        self.versions = versions.to_vec();
-        self
-    }
-
-    /// Agrees on keys by a hybrid of ML-KEM only, which resists a quantum computer; peers without one, and TLS 1.2, are
-    /// refused. Without this the provider's preference decides, and [`Peer::key_exchange_group`] tells.
-    ///
-    /// [`Peer::key_exchange_group`]: crate::Peer::key_exchange_group
-    #[must_use]
-    pub fn require_post_quantum(mut self) -> Self {
-        self.require_post_quantum = true;
-        self
-    }
-
-    /// Turns the resumption of sessions off, or on again; acceptors and connectors have it on, plain configurations
-    /// never. Without the feature `aws-lc-rs`, acceptors hand no sessions out.
-    #[must_use]
-    pub fn resumption(mut self, resumption: bool) -> Self {
-        self.resumption = resumption;
-        self
-    }
-
-    /// Encrypts session tickets under these keys, which other processes may share, instead of keys of its own.
-    #[cfg(feature = "aws-lc-rs")]
-    #[must_use]
-    pub fn ticket_keys(mut self, keys: &TicketKeys) -> Self {
-        self.ticket_keys = Some(keys.clone());
-        self
-    }
-
-    /// Ends connections by these rules when their lease has ended; [`LeaseRules::default`] unless set.
-    #[must_use]
-    pub fn lease_rules(mut self, rules: LeaseRules) -> Self {
-        self.lease_rules = rules;
-        self
+        Self::of(ShowsSvid::of(source), SpiffePeer::of(source, terms))
     }
 
     /// The server's side.
@@ -175,9 +155,7 @@ impl Mtls {
     ///
     /// [`ConfigError`].
     pub fn acceptor(self) -> Result<Acceptor, ConfigError> {
-        let prepared = self.prepare(PeerRole::Client)?;
-        let config = prepared.server(true)?;
-        Ok(Acceptor::new(prepared.end(), Arc::new(config)))
+        self.acceptor_of(Own::Svid)
     }
 
     /// The client's side.
@@ -186,9 +164,7 @@ impl Mtls {
     ///
     /// [`ConfigError`].
     pub fn connector(self) -> Result<Connector, ConfigError> {
-        let prepared = self.prepare(PeerRole::Server)?;
-        let config = prepared.client(true)?;
-        Ok(Connector::new(prepared.end(), Arc::new(config), true))
+        self.connector_of(Own::Svid)
     }
 
     /// A plain rustls configuration for the server's side that follows the source for as long as it lives. Each
@@ -199,7 +175,7 @@ impl Mtls {
     ///
     /// [`ConfigError`].
     pub fn server_config(self) -> Result<Arc<ServerConfig>, ConfigError> {
-        Ok(Arc::new(self.prepare(PeerRole::Client)?.server(false)?))
+        self.server_config_of(Own::Svid)
     }
 
     /// A plain rustls configuration for the client's side, likewise. The server name given to rustls means nothing:
@@ -209,122 +185,608 @@ impl Mtls {
     ///
     /// [`ConfigError`].
     pub fn client_config(self) -> Result<Arc<ClientConfig>, ConfigError> {
-        Ok(Arc::new(self.prepare(PeerRole::Server)?.client(false)?))
+        self.client_config_of(Own::Svid)
+    }
+}
+
+impl TlsClient {
+    /// Clients that let in the servers that `terms` allow, by the bundles of `source`, whose SVIDs are not shown.
+    pub fn new(source: &(impl Source + ?Sized), terms: impl Into<Terms>) -> Self {
+        Self::of(ShowsNothing { _private: () }, SpiffePeer::of(source, terms))
     }
 
-    fn prepare(self, peers: PeerRole) -> Result<Prepared, ConfigError> {
-        let provider = match &self.provider {
+    /// The client, which shows nothing; a server that asks for a certificate gets none.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`].
+    pub fn connector(self) -> Result<Connector, ConfigError> {
+        self.connector_of(|_| Own::Nothing)
+    }
+
+    /// A plain rustls configuration, as that of [`Mtls`].
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`].
+    pub fn client_config(self) -> Result<Arc<ClientConfig>, ConfigError> {
+        self.client_config_of(|_| Own::Nothing)
+    }
+}
+
+impl TlsServer {
+    /// Servers that show the SVID of `source` to everybody.
+    pub fn new(source: &(impl Source + ?Sized)) -> Self {
+        Self::of(ShowsSvid::of(source), NoPeer { _private: () })
+    }
+
+    /// A plain rustls configuration that follows the source for as long as it lives. Clients are asked for nothing.
+    /// Deadlines are the caller's to set. There is no peer to hold a lease on, and sessions are not resumed: a client
+    /// that does not judge again would go on with an SVID that is no longer shown.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`].
+    pub fn server_config(self) -> Result<Arc<ServerConfig>, ConfigError> {
+        let base = Base::new(self.settings)?;
+        let publisher = self.own.publisher.clone();
+        let own = Own::Svid(self.own);
+        let ready = base.derive(&publisher, &own, None)?;
+        let resolver = base.server_resolver(&own, &ready, false)?;
+        let config = base.server(WebPkiClientVerifier::no_client_auth(), resolver)?;
+        Ok(base.finished_server(config))
+    }
+}
+
+impl MtlsWebClient {
+    /// Clients that show the SVID of `source` to servers that lead to one of `roots`.
+    pub fn new(source: &(impl Source + ?Sized), roots: impl Into<Arc<RootCertStore>>) -> Self {
+        let roots = roots.into();
+        Self::of(ShowsSvid::of(source), WebPeer { roots })
+    }
+
+    /// A plain rustls configuration that follows the source for as long as it lives. The server name given to rustls is
+    /// sent and is what the server must prove: RFC 9525. Without a valid SVID none is shown. There is no SPIFFE ID to
+    /// hold a lease on, and sessions are not resumed: the server would go on with an SVID that this side no longer
+    /// holds.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`], also where there are no roots.
+    pub fn client_config(self) -> Result<Arc<ClientConfig>, ConfigError> {
+        let base = Base::new(self.settings)?;
+        let publisher = self.own.publisher.clone();
+        let own = Own::Svid(self.own);
+        let ready = base.derive(&publisher, &own, None)?;
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(self.peer.roots, base.provider.clone())
+                .build()
+                .map_err(ConfigError::WebRoots)?;
+        let config = base.client(verifier, &own, &ready, false)?;
+        Ok(base.finished_client(config))
+    }
+}
+
+impl MtlsWebServer {
+    /// Servers that show `certificate` and let in the clients that `terms` allow, by the bundles of `source`, whose SVIDs
+    /// are not shown.
+    pub fn new(
+        source: &(impl Source + ?Sized),
+        terms: impl Into<Terms>,
+        certificate: WebCertificate,
+    ) -> Self {
+        let own = ShowsWebCertificate { certificate };
+        Self::of(own, SpiffePeer::of(source, terms))
+    }
+
+    /// The server.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`], also where the certificate and its key do not fit each other.
+    pub fn acceptor(self) -> Result<Acceptor, ConfigError> {
+        self.acceptor_of(|own| Own::Web(own.certificate))
+    }
+
+    /// A plain rustls configuration, as that of [`Mtls`].
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`], also where the certificate and its key do not fit each other.
+    pub fn server_config(self) -> Result<Arc<ServerConfig>, ConfigError> {
+        self.server_config_of(|own| Own::Web(own.certificate))
+    }
+}
+
+impl ShowsSvid {
+    fn of(source: &(impl Source + ?Sized)) -> Self {
+        Self {
+            publisher: source.publisher().clone(),
+            svids: Svids::default(),
+        }
+    }
+}
+
+impl SpiffePeer {
+    fn of(source: &(impl Source + ?Sized), terms: impl Into<Terms>) -> Self {
+        Self {
+            publisher: source.publisher().clone(),
+            terms: terms.into(),
+            limits: X509Limits::default(),
+            lease_rules: LeaseRules::default(),
+        }
+    }
+}
+
+/// What any configuration can be told.
+impl<Own, Peer> Tls<Own, Peer> {
+    fn of(own: Own, peer: Peer) -> Self {
+        Self {
+            settings: Settings {
+                provider: None,
+                clock: Arc::new(SystemClock::new()),
+                alpn: Vec::new(),
+                max_fragment_size: None,
+                handshake_timeout: DEFAULT_HANDSHAKE_TIMEOUT,
+                versions: rustls::ALL_VERSIONS.to_vec(),
+                require_post_quantum: false,
+                resumption: true,
+                #[cfg(feature = "aws-lc-rs")]
+                ticket_keys: None,
+                adjust_server: None,
+                adjust_client: None,
+            },
+            own,
+            peer,
+        }
+    }
+
+    /// Uses this cryptography, its cipher suites and its key exchange groups in its order; the default is AWS-LC, where
+    /// the feature `aws-lc-rs` is on. Nothing is installed process-wide.
+    #[must_use]
+    pub fn provider(mut self, provider: Arc<CryptoProvider>) -> Self {
+        self.settings.provider = Some(provider);
+        self
+    }
+
+    /// Takes time from this clock.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.settings.clock = clock;
+        self
+    }
+
+    /// Offers these application protocols, best first: RFC 7301.
+    #[must_use]
+    pub fn alpn(mut self, protocols: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
+        self.settings.alpn = protocols
+            .into_iter()
+            .map(|protocol| protocol.as_ref().to_vec())
+            .collect();
+        self
+    }
+
+    /// Sends TLS records of at most this many bytes, header included: 32 to 16,389.
+    #[must_use]
+    pub fn max_fragment_size(mut self, bytes: usize) -> Self {
+        self.settings.max_fragment_size = Some(bytes);
+        self
+    }
+
+    /// Speaks these TLS versions only; both 1.3 and 1.2 unless set.
+    #[must_use]
+    pub fn versions(mut self, versions: &[&'static SupportedProtocolVersion]) -> Self {
+        self.settings.versions = versions.to_vec();
+        self
+    }
+
+    /// Agrees on keys by a hybrid of ML-KEM only, which resists a quantum computer; peers without one, and TLS 1.2, are
+    /// refused. Without this the provider's preference decides, and [`Peer::key_exchange_group`] tells.
+    ///
+    /// [`Peer::key_exchange_group`]: crate::Peer::key_exchange_group
+    #[must_use]
+    pub fn require_post_quantum(mut self) -> Self {
+        self.settings.require_post_quantum = true;
+        self
+    }
+
+    /// Changes each server configuration at the end of its making, whatever the change is. **It can weaken or undo what
+    /// this crate promises**: a key log gives away all traffic, and sessions that are not this crate's are refused by
+    /// its acceptors but not by plain configurations.
+    #[must_use]
+    pub fn danger_adjust_server_config(
+        mut self,
+        adjust: impl Fn(&mut ServerConfig) + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.adjust_server = Some(Arc::new(adjust));
+        self
+    }
+
+    /// Changes each client configuration at the end of its making, whatever the change is. **It can weaken or undo what
+    /// this crate promises**: another verifier takes the peer's SPIFFE ID for nothing, and a key log gives away all
+    /// traffic. A [`Connector`] hands out no connection that its own verifier has not seen.
+    #[must_use]
+    pub fn danger_adjust_client_config(
+        mut self,
+        adjust: impl Fn(&mut ClientConfig) + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.adjust_client = Some(Arc::new(adjust));
+        self
+    }
+}
+
+/// Where this side shows an SVID.
+impl<Peer> Tls<ShowsSvid, Peer> {
+    /// Presents the SVID that carries this hint instead of the default one; without such an SVID handshakes fail.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.own.svids.choice = Choice::Hint(hint.into());
+        self
+    }
+
+    /// Presents the SVID that `pick` chooses from those of the revision that are valid, in their order, by what the peer
+    /// has asked for; where it chooses none, the handshake fails. All their keys must be usable.
+    ///
+    /// Servers resume a session only for the ID that it began with. Clients that pick resume none: the server has not
+    /// asked yet when a session must be chosen.
+    ///
+    /// ```
+    /// use spiffe_tls::{Mtls, Policy, Publisher};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let source = Publisher::new();
+    /// // The SVID that leads to an authority that the client knows, or else the default one.
+    /// let acceptor = Mtls::new(&source, "domain:example.org".parse::<Policy>()?)
+    ///     .pick(|svids, asked| svids.iter().find(|svid| asked.accepts(svid)).or(svids.first()))
+    ///     .acceptor()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn pick<F>(mut self, pick: F) -> Self
+    where
+        F: for<'s> Fn(&'s [Arc<X509Svid>], &Asked<'_>) -> Option<&'s Arc<X509Svid>>
+            + Send
+            + Sync
+            + 'static,
+    {
+        self.own.svids.choice = Choice::Pick(Arc::new(pick));
+        self
+    }
+
+    /// Signs for SVIDs whose key is a remote [`Signer`](spiffe_core::key::Signer) by what `signer_of` gives. rustls signs
+    /// inside a handshake and cannot wait: a signer that blocks holds up every connection of its thread.
+    ///
+    /// It is asked once for each such SVID of each revision, before the revision is visible. A revision with an SVID that
+    /// it has no signer for, or one of another key, is rejected.
+    #[must_use]
+    pub fn synchronous_signer(
+        mut self,
+        signer_of: impl Fn(&X509Svid) -> Option<Arc<dyn SigningKey>> + Send + Sync + 'static,
+    ) -> Self {
+        self.own.svids.signers = Some(Arc::new(signer_of));
+        self
+    }
+}
+
+/// Where the peer has a SPIFFE ID.
+impl<O> Tls<O, SpiffePeer> {
+    /// Bounds the work that a peer's chain may cause.
+    #[must_use]
+    pub fn limits(mut self, limits: X509Limits) -> Self {
+        self.peer.limits = limits;
+        self
+    }
+
+    /// Gives a peer of an acceptor or connector this long to finish its handshake; [`DEFAULT_HANDSHAKE_TIMEOUT`] unless
+    /// set.
+    #[must_use]
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.handshake_timeout = timeout;
+        self
+    }
+
+    /// Turns the resumption of sessions off, or on again; acceptors and connectors have it on, plain configurations
+    /// never. Without the feature `aws-lc-rs`, acceptors hand no sessions out.
+    #[must_use]
+    pub fn resumption(mut self, resumption: bool) -> Self {
+        self.settings.resumption = resumption;
+        self
+    }
+
+    /// Encrypts session tickets under these keys, which other processes may share, instead of keys of its own.
+    #[cfg(feature = "aws-lc-rs")]
+    #[must_use]
+    pub fn ticket_keys(mut self, keys: &TicketKeys) -> Self {
+        self.settings.ticket_keys = Some(keys.clone());
+        self
+    }
+
+    /// Ends connections by these rules when their lease has ended; [`LeaseRules::default`] unless set.
+    #[must_use]
+    pub fn lease_rules(mut self, rules: LeaseRules) -> Self {
+        self.peer.lease_rules = rules;
+        self
+    }
+
+    fn acceptor_of(self, own: impl FnOnce(O) -> Own) -> Result<Acceptor, ConfigError> {
+        let judging = Judging::new(self.settings, own(self.own), self.peer, PeerRole::Client)?;
+        Ok(Acceptor::new(judging.end(), judging.server(true)?))
+    }
+
+    fn connector_of(self, own: impl FnOnce(O) -> Own) -> Result<Connector, ConfigError> {
+        let judging = Judging::new(self.settings, own(self.own), self.peer, PeerRole::Server)?;
+        Ok(Connector::new(judging.end(), judging.client(true)?))
+    }
+
+    fn server_config_of(
+        self,
+        own: impl FnOnce(O) -> Own,
+    ) -> Result<Arc<ServerConfig>, ConfigError> {
+        let judging = Judging::new(self.settings, own(self.own), self.peer, PeerRole::Client)?;
+        judging.server(false)
+    }
+
+    fn client_config_of(
+        self,
+        own: impl FnOnce(O) -> Own,
+    ) -> Result<Arc<ClientConfig>, ConfigError> {
+        let judging = Judging::new(self.settings, own(self.own), self.peer, PeerRole::Server)?;
+        judging.client(false)
+    }
+}
+
+/// What this side shows, as data.
+#[derive(Debug)]
+enum Own {
+    Svid(ShowsSvid),
+    Nothing,
+    Web(WebCertificate),
+}
+
+impl Own {
+    fn choice(&self) -> Choice {
+        match self {
+            Self::Svid(own) => own.svids.choice.clone(),
+            Self::Nothing | Self::Web(_) => Choice::First,
+        }
+    }
+
+    /// What stands for the own ID in the namespace of sessions, where none is shown. No ID reads like this.
+    const fn anonymous(&self) -> &'static str {
+        match self {
+            Self::Svid(_) | Self::Nothing => "",
+            Self::Web(_) => "web",
+        }
+    }
+}
+
+/// Any configuration in the making.
+struct Base {
+    settings: Settings,
+    provider: Arc<CryptoProvider>,
+    versions: Vec<&'static SupportedProtocolVersion>,
+}
+
+impl Base {
+    fn new(settings: Settings) -> Result<Self, ConfigError> {
+        let provider = match &settings.provider {
             Some(provider) => provider.clone(),
             None => default_provider().ok_or(ConfigError::NoProvider)?,
         };
-        let (provider, versions) = if self.require_post_quantum {
+        let (provider, versions) = if settings.require_post_quantum {
             post_quantum_only(&provider)?
         } else {
-            (provider, self.versions.clone())
+            (provider, settings.versions.clone())
         };
-        let sha256 = Sha256::of(&provider).ok_or(ConfigError::NoSha256)?;
-        let algorithms = provider.signature_verification_algorithms.all;
-        let namespaces = Arc::new(
-            Namespaces::new(self.terms.clone(), sha256, &provider)
-                .map_err(|_| ConfigError::NoRandomness)?,
-        );
-        let ready = self.publisher.derive({
-            let (namespaces, provider) = (namespaces.clone(), provider.clone());
-            let (hint, resumption) = (self.hint.clone(), self.resumption);
-            move |snapshot| {
-                let identity = material::pick(snapshot, hint.as_deref(), &provider)?.map(Arc::new);
-                let own = identity.as_ref().map(|identity| identity.svid.id());
-                let namespace = if resumption {
-                    namespaces.of_revision(snapshot, own)
-                } else {
-                    Digest::default()
-                };
-                Ok(Ready {
-                    identity,
-                    namespace,
-                })
-            }
-        })?;
-        let judge = Arc::new(Judge::new(
-            X509Verifier::with_algorithms(algorithms).with_limits(self.limits),
-            self.terms.clone(),
-            self.clock.clone(),
+        if let Some(size) = settings.max_fragment_size
+            && !FRAGMENT_SIZES.contains(&size)
+        {
+            return Err(ConfigError::FragmentSize(size));
+        }
+        Ok(Self {
+            settings,
             provider,
-            self.publisher.clone(),
-            peers,
-            sha256,
-        ));
-        Ok(Prepared {
-            builder: self,
             versions,
-            judge,
-            ready,
-            namespaces,
         })
     }
-}
 
-/// One revision, ready for handshakes.
-#[derive(Debug)]
-pub(crate) struct Ready {
-    pub(crate) identity: Option<Arc<Identity>>,
-    /// The revision's part of what sessions are bound to.
-    pub(crate) namespace: Digest,
-}
+    /// Has every revision made ready before it is visible.
+    fn derive(
+        &self,
+        publisher: &Publisher,
+        own: &Own,
+        namespaces: Option<Arc<Namespaces>>,
+    ) -> Result<Derived<Ready>, Rejection> {
+        let provider = self.provider.clone();
+        let svids = match own {
+            Own::Svid(own) => Some(own.svids.clone()),
+            Own::Nothing | Own::Web(_) => None,
+        };
+        let anonymous = own.anonymous();
+        publisher.derive(move |snapshot| {
+            let namespace = |own: &str| {
+                let names = namespaces.as_ref();
+                names.map_or_else(Digest::default, |names| names.of_revision(snapshot, own))
+            };
+            let load = |svids: &Svids| svids.load(snapshot, &provider, namespace);
+            Ok(Ready {
+                identities: svids.as_ref().map(load).transpose()?.unwrap_or_default(),
+                anonymous: namespace(anonymous),
+            })
+        })
+    }
 
-/// A configuration in the making.
-struct Prepared {
-    builder: Mtls,
-    versions: Vec<&'static SupportedProtocolVersion>,
-    judge: Arc<Judge>,
-    ready: Derived<Ready>,
-    namespaces: Arc<Namespaces>,
-}
+    fn resolver(
+        &self,
+        choice: Choice,
+        ready: &Derived<Ready>,
+        is_ours: bool,
+    ) -> Arc<IdentityResolver> {
+        Arc::new(IdentityResolver {
+            ready: ready.clone(),
+            choice,
+            clock: self.settings.clock.clone(),
+            is_ours,
+        })
+    }
 
-impl Prepared {
-    fn server(&self, is_ours: bool) -> Result<ServerConfig, ConfigError> {
-        let provider = self.judge.provider.clone();
-        let mut config = ServerConfig::builder_with_details(provider, self.time())
+    fn server_resolver(
+        &self,
+        own: &Own,
+        ready: &Derived<Ready>,
+        is_ours: bool,
+    ) -> Result<Arc<dyn ResolvesServerCert>, ConfigError> {
+        match own {
+            Own::Web(certificate) => certificate
+                .resolver(&self.provider)
+                .map_err(ConfigError::WebCertificate),
+            own => Ok(self.resolver(own.choice(), ready, is_ours)),
+        }
+    }
+
+    fn server(
+        &self,
+        verifier: Arc<dyn rustls::server::danger::ClientCertVerifier>,
+        resolver: Arc<dyn ResolvesServerCert>,
+    ) -> Result<ServerConfig, ConfigError> {
+        let mut config = ServerConfig::builder_with_details(self.provider.clone(), self.time())
             .with_protocol_versions(&self.versions)
             .map_err(ConfigError::Provider)?
-            .with_client_cert_verifier(self.verifier(is_ours))
-            .with_cert_resolver(self.resolver(is_ours));
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(resolver);
         // Whoever does not judge a resumed peer must not resume: the verifier is not asked, and a peer whose trust was
         // withdrawn would come back on its session.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        #[cfg(feature = "aws-lc-rs")]
-        if is_ours && self.builder.resumption {
-            config.ticketer = self.ticketer()?;
-            config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
-        }
-        config.alpn_protocols.clone_from(&self.builder.alpn);
+        config.alpn_protocols.clone_from(&self.settings.alpn);
+        config.max_fragment_size = self.settings.max_fragment_size;
         Ok(config)
     }
 
-    fn client(&self, is_ours: bool) -> Result<ClientConfig, ConfigError> {
-        let provider = self.judge.provider.clone();
-        let mut config = ClientConfig::builder_with_details(provider, self.time())
+    fn client(
+        &self,
+        verifier: Arc<dyn rustls::client::danger::ServerCertVerifier>,
+        own: &Own,
+        ready: &Derived<Ready>,
+        is_ours: bool,
+    ) -> Result<ClientConfig, ConfigError> {
+        let builder = ClientConfig::builder_with_details(self.provider.clone(), self.time())
             .with_protocol_versions(&self.versions)
             .map_err(ConfigError::Provider)?
             .dangerous()
-            .with_custom_certificate_verifier(self.verifier(is_ours))
-            .with_client_cert_resolver(self.resolver(is_ours));
-        config.resumption = if is_ours && self.builder.resumption {
-            Resumption::store(Arc::new(ClientSessions::new(self.present())))
-        } else {
-            Resumption::disabled()
+            .with_custom_certificate_verifier(verifier);
+        let mut config = match own {
+            Own::Svid(_) => {
+                builder.with_client_cert_resolver(self.resolver(own.choice(), ready, is_ours))
+            }
+            Own::Nothing | Own::Web(_) => builder.with_no_client_auth(),
         };
-        config.enable_sni = false;
-        config.alpn_protocols.clone_from(&self.builder.alpn);
+        config.resumption = Resumption::disabled();
+        config.alpn_protocols.clone_from(&self.settings.alpn);
+        config.max_fragment_size = self.settings.max_fragment_size;
         Ok(config)
+    }
+
+    fn finished_server(&self, mut config: ServerConfig) -> Arc<ServerConfig> {
+        if let Some(adjust) = &self.settings.adjust_server {
+            adjust(&mut config);
+        }
+        Arc::new(config)
+    }
+
+    fn finished_client(&self, mut config: ClientConfig) -> Arc<ClientConfig> {
+        if let Some(adjust) = &self.settings.adjust_client {
+            adjust(&mut config);
+        }
+        Arc::new(config)
+    }
+
+    fn time(&self) -> Arc<dyn TimeProvider> {
+        Arc::new(ClockTime(self.settings.clock.clone()))
+    }
+}
+
+/// A configuration whose peers are judged, in the making.
+struct Judging {
+    base: Base,
+    own: Own,
+    ready: Derived<Ready>,
+    judge: Arc<Judge>,
+    namespaces: Arc<Namespaces>,
+    lease_rules: LeaseRules,
+}
+
+impl Judging {
+    /// `peers` is the role in which the other side presents itself.
+    fn new(
+        settings: Settings,
+        own: Own,
+        peer: SpiffePeer,
+        peers: PeerRole,
+    ) -> Result<Self, ConfigError> {
+        let base = Base::new(settings)?;
+        let sha256 = Sha256::of(&base.provider).ok_or(ConfigError::NoSha256)?;
+        let algorithms = base.provider.signature_verification_algorithms.all;
+        let namespaces = Namespaces::new(peer.terms.clone(), sha256, &base.provider)
+            .map_err(|_| ConfigError::NoRandomness)?;
+        let namespaces = Arc::new(namespaces);
+        let of_sessions = base.settings.resumption.then(|| namespaces.clone());
+        let ready = base.derive(&peer.publisher, &own, of_sessions)?;
+        let judge = Arc::new(Judge::new(
+            X509Verifier::with_algorithms(algorithms).with_limits(peer.limits),
+            peer.terms,
+            base.settings.clock.clone(),
+            base.provider.clone(),
+            peer.publisher,
+            peers,
+            sha256,
+        ));
+        Ok(Self {
+            base,
+            own,
+            ready,
+            judge,
+            namespaces,
+            lease_rules: peer.lease_rules,
+        })
+    }
+
+    fn server(&self, is_ours: bool) -> Result<Arc<ServerConfig>, ConfigError> {
+        let resolver = self.base.server_resolver(&self.own, &self.ready, is_ours)?;
+        #[cfg_attr(
+            not(feature = "aws-lc-rs"),
+            expect(unused_mut, reason = "tickets need it")
+        )]
+        let mut config = self.base.server(self.verifier(is_ours), resolver)?;
+        #[cfg(feature = "aws-lc-rs")]
+        if is_ours && self.base.settings.resumption {
+            config.ticketer = self.ticketer()?;
+            config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
+        }
+        Ok(self.base.finished_server(config))
+    }
+
+    fn client(&self, is_ours: bool) -> Result<Arc<ClientConfig>, ConfigError> {
+        let verifier = self.verifier(is_ours);
+        let mut config = self
+            .base
+            .client(verifier, &self.own, &self.ready, is_ours)?;
+        // A session is chosen before the server has asked, and so before this side knows whom it will show.
+        let picks = matches!(self.own.choice(), Choice::Pick(_));
+        if is_ours && self.base.settings.resumption && !picks {
+            config.resumption = Resumption::store(Arc::new(ClientSessions::new(self.present())));
+        }
+        config.enable_sni = false;
+        Ok(self.base.finished_client(config))
     }
 
     fn end(&self) -> End {
         End {
             ready: self.ready.clone(),
-            keeper: Keeper::new(self.judge.clone(), self.builder.lease_rules),
-            timeout: self.builder.handshake_timeout,
+            keeper: Keeper::new(self.judge.clone(), self.lease_rules),
+            timeout: self.base.settings.handshake_timeout,
+            shows_svid: matches!(self.own, Own::Svid(_)),
         }
     }
 
@@ -338,16 +800,15 @@ impl Prepared {
 
     #[cfg(feature = "aws-lc-rs")]
     fn ticketer(&self) -> Result<Arc<Ticketer>, ConfigError> {
-        let keys = match &self.builder.ticket_keys {
+        let provider = &self.judge.provider;
+        let keys = match &self.base.settings.ticket_keys {
             Some(keys) => keys.clone(),
-            None => {
-                TicketKeys::random(&self.judge.provider).map_err(|_| ConfigError::NoRandomness)?
-            }
+            None => TicketKeys::random(provider).map_err(|_| ConfigError::NoRandomness)?,
         };
         Ok(Arc::new(Ticketer::new(
             keys,
             self.present(),
-            self.judge.provider.clone(),
+            provider.clone(),
         )))
     }
 
@@ -357,17 +818,16 @@ impl Prepared {
             is_ours,
         })
     }
+}
 
-    fn resolver(&self, is_ours: bool) -> Arc<IdentityResolver> {
-        Arc::new(IdentityResolver {
-            ready: self.ready.clone(),
-            clock: self.judge.clock.clone(),
-            is_ours,
-        })
-    }
-
-    fn time(&self) -> Arc<dyn TimeProvider> {
-        Arc::new(ClockTime(self.judge.clock.clone()))
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("versions", &self.versions)
+            .field("require_post_quantum", &self.require_post_quantum)
+            .field("resumption", &self.resumption)
+            .field("handshake_timeout", &self.handshake_timeout)
+            .finish_non_exhaustive()
     }
 }
 
@@ -416,7 +876,7 @@ fn default_provider() -> Option<Arc<CryptoProvider>> {
 pub enum ConfigError {
     /// No cryptography was given and the feature `aws-lc-rs` is off.
     #[error(
-        "no cryptography provider: give one to `Mtls::provider`, or turn on the feature aws-lc-rs"
+        "no cryptography provider: give one to `Tls::provider`, or turn on the feature aws-lc-rs"
     )]
     NoProvider,
     /// Post-quantum key exchange was required, and the provider has none.
@@ -432,6 +892,17 @@ pub enum ConfigError {
         "the cryptography provider has no cipher suite with SHA-256, which every TLS peer expects"
     )]
     NoSha256,
+    /// [`Tls::max_fragment_size`] was given a length that TLS does not have.
+    #[error(
+        "TLS records have 32 to 16,389 bytes, and not {0}, which `max_fragment_size` was given"
+    )]
+    FragmentSize(usize),
+    /// The Web PKI certificate cannot be shown.
+    #[error("the Web PKI certificate cannot be shown: {0}")]
+    WebCertificate(#[source] rustls::Error),
+    /// The Web PKI roots cannot be used.
+    #[error("servers of the Web PKI cannot be verified: {0}")]
+    WebRoots(#[source] VerifierBuilderError),
     /// The provider cannot serve the TLS versions that were asked for.
     #[error("the cryptography provider cannot serve these TLS versions: {0}")]
     Provider(#[source] rustls::Error),

@@ -35,6 +35,11 @@ pub enum HandshakeError {
     /// This side has no SVID to present.
     #[error("this side holds no identity to present: none was delivered, or it was withdrawn")]
     NoIdentity,
+    /// This side has SVIDs to present, and what [`Tls::pick`](crate::Tls::pick) was given chose none of them.
+    #[error(
+        "this side holds valid X509-SVIDs, and its `pick` chose none of them for what the peer asked for"
+    )]
+    NonePicked,
     /// The peer refused this side.
     #[error(transparent)]
     PeerRefused(#[from] PeerRefused),

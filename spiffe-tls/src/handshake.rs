@@ -13,13 +13,12 @@ use spiffe_core::snapshot::Derived;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 
-use crate::config::Ready;
 use crate::error::HandshakeError;
 use crate::judge::Judged;
 use crate::keeper::Keeper;
 use crate::lease::Granted;
 use crate::listener::Listener;
-use crate::material::Identity;
+use crate::material::{Identity, Ready};
 use crate::peer::Peer;
 use crate::scene::{self, Scene};
 use crate::stream::TlsStream;
@@ -81,17 +80,11 @@ impl Acceptor {
 pub struct Connector {
     end: End,
     config: Arc<ClientConfig>,
-    /// Whether this side shows an identity, so that without one nothing needs to be tried.
-    presents: bool,
 }
 
 impl Connector {
-    pub(crate) fn new(end: End, config: Arc<ClientConfig>, presents: bool) -> Self {
-        Self {
-            end,
-            config,
-            presents,
-        }
+    pub(crate) fn new(end: End, config: Arc<ClientConfig>) -> Self {
+        Self { end, config }
     }
 
     /// Performs the client's handshake over any transport.
@@ -134,10 +127,8 @@ impl Connector {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        if self.presents {
-            // A client without a certificate would be told by the server; it is told here, by name.
-            self.end.identity()?;
-        }
+        // A client without a certificate would be told by the server; it is told here, by name.
+        self.end.identity()?;
         let mut scene = Some(Box::default());
         let connector = tokio_rustls::TlsConnector::from(self.config.clone());
         // The first message is written here, and with it a session is taken.
@@ -169,6 +160,8 @@ pub(crate) struct End {
     pub(crate) ready: Derived<Ready>,
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) timeout: Duration,
+    /// Whether this side shows an SVID.
+    pub(crate) shows_svid: bool,
 }
 
 impl End {
@@ -182,10 +175,15 @@ impl End {
         let mut handshake = pin!(handshake);
         let until = clock.monotonic().saturating_add(self.timeout);
         let mut deadline = clock.sleep_until(until);
-        let outcome = poll_fn(|context| {
+        poll_fn(|context| {
             let polled = scene::play(scene, || handshake.as_mut().poll(context));
             if let Some(refusal) = scene.as_mut().and_then(|scene| scene.refusal()) {
                 return Poll::Ready(Err(HandshakeError::Refused(refusal)));
+            }
+            if scene.as_ref().is_some_and(|scene| scene.declined) {
+                // A server would fail with a text of rustls, and a client go on as nobody; the cause is known here.
+                let cause = self.identity().err();
+                return Poll::Ready(Err(cause.unwrap_or(HandshakeError::NonePicked)));
             }
             if let Poll::Ready(outcome) = polled {
                 return Poll::Ready(outcome.map_err(HandshakeError::from_io));
@@ -196,26 +194,25 @@ impl End {
                 })),
                 Poll::Pending => Poll::Pending,
             }
-        });
-        match outcome.await {
-            // A server that had nothing to present fails with a text of rustls; the cause is known here.
-            Err(HandshakeError::Tls(rustls::Error::General(_))) if self.identity().is_err() => {
-                Err(self.identity().err().unwrap_or(HandshakeError::NoIdentity))
-            }
-            outcome => outcome,
-        }
+        })
+        .await
     }
 
-    /// The own identity, if it can be presented now.
-    fn identity(&self) -> Result<Arc<Identity>, HandshakeError> {
-        let (_, ready) = self.ready.load();
-        let identity = ready.identity.as_ref().ok_or(HandshakeError::NoIdentity)?;
-        if identity.is_valid_at(self.keeper.judge.clock.now()) {
-            return Ok(identity.clone());
+    /// The own identity that can be presented now, the first of them if there are several; none where none is shown.
+    fn identity(&self) -> Result<Option<Arc<Identity>>, HandshakeError> {
+        if !self.shows_svid {
+            return Ok(None);
         }
+        let (_, ready) = self.ready.load();
+        let now = self.keeper.judge.clock.now();
+        let mut held = ready.identities.iter();
+        if let Some(valid) = held.clone().find(|identity| identity.is_valid_at(now)) {
+            return Ok(Some(valid.clone()));
+        }
+        let expired = held.next().ok_or(HandshakeError::NoIdentity)?;
         Err(HandshakeError::OwnExpired {
-            id: identity.svid.id().clone(),
-            not_after: identity.svid.not_after(),
+            id: expired.svid.id().clone(),
+            not_after: expired.svid.not_after(),
         })
     }
 
@@ -248,17 +245,14 @@ impl End {
             // Fail closed: a full handshake that ended without a verdict proves nobody.
             _ => return Err(unproven()),
         };
-        let own = match (&scene.own, is_resumed) {
-            (Some(own), _) => Some((own.svid.id().clone(), own.svid.not_after())),
-            // The session inherits the end of what was presented at first; who this side is has not changed, or the
-            // session would have been of another namespace.
-            (None, true) => {
-                let (_, ready) = self.ready.load();
-                let own = ready.identity.as_ref();
-                own.map(|own| (own.svid.id().clone(), own.svid.not_after()))
-            }
-            (None, false) => None,
+        let own = match scene.own {
+            Some(own) => Some(own),
+            // A client that resumes shows nothing again. The session inherits the end of what was presented at first; who
+            // this side is has not changed, or the session would have been of another namespace.
+            None if is_resumed => self.ready.load().1.identities.first().cloned(),
+            None => None,
         };
+        let own = own.map(|own| (own.svid.id().clone(), own.svid.not_after()));
         let revision = judged.revision;
         let version = connection
             .protocol_version()

@@ -3,7 +3,8 @@
 //! - A [`Source`] publishes revisions of SVIDs and bundles. Ready TLS material is derived from each revision before
 //!   anybody sees it, so a rotation never meets a handshake without a usable identity.
 //! - [`Mtls`] turns a source and an [`Authorizer`] into an [`Acceptor`], a [`Connector`], or plain rustls
-//!   configurations. The authorizer is required; nothing defaults to "any".
+//!   configurations. The authorizer is required; nothing defaults to "any". [`TlsClient`] and [`TlsServer`] are for one
+//!   side with a SPIFFE ID, [`MtlsWebClient`] and [`MtlsWebServer`] for a server of the Web PKI.
 //! - A connection knows its [`Peer`]: the verified SPIFFE ID and the revision it was judged under. It carries a
 //!   [`Lease`] and ends when the trust behind it does: an SVID expires, a bundle goes, the [`Terms`] change.
 //! - Sessions are resumed, and every resumed peer is judged again before its connection is handed out.
@@ -33,6 +34,7 @@
 //! - `hyper`: the module `hyper`, HTTP/1.1 and HTTP/2 servers and clients.
 #![forbid(unsafe_code)]
 
+mod asked;
 mod config;
 mod digest;
 mod error;
@@ -46,6 +48,7 @@ mod keeper;
 mod lease;
 mod listener;
 mod material;
+pub mod modes;
 mod namespace;
 mod peer;
 mod resolver;
@@ -57,7 +60,11 @@ mod terms;
 mod tickets;
 mod verifier;
 
-pub use config::{ConfigError, DEFAULT_HANDSHAKE_TIMEOUT, Mtls};
+pub use asked::Asked;
+pub use config::{
+    ConfigError, DEFAULT_HANDSHAKE_TIMEOUT, Mtls, MtlsWebClient, MtlsWebServer, Tls, TlsClient,
+    TlsServer,
+};
 pub use error::{HandshakeError, LeaseOver, PeerRefused, Refusal, RefusalReason};
 pub use handshake::{Acceptor, Connector};
 pub use judge::MAX_REMEMBERED_CHAINS;

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::crypto::{CryptoProvider, GetRandomFailed};
+use spiffe_core::BundleSet;
 use spiffe_core::snapshot::Snapshot;
-use spiffe_core::{BundleSet, SpiffeId};
 
 use crate::digest::{Digest, Sha256};
 use crate::terms::{InForce, Terms};
@@ -49,10 +49,9 @@ impl Namespaces {
         })
     }
 
-    /// The part that a revision contributes: everybody's authorities, taints included, and the own ID.
-    pub(crate) fn of_revision(&self, snapshot: &Snapshot, own: Option<&SpiffeId>) -> Digest {
+    /// The part that a revision contributes: everybody's authorities, taints included, and what this side shows.
+    pub(crate) fn of_revision(&self, snapshot: &Snapshot, own: &str) -> Digest {
         let bundles = self.of_bundles(snapshot.bundles());
-        let own = own.map_or("", SpiffeId::as_str);
         self.sha256.of_parts([&bundles[..], own.as_bytes()])
     }
 

@@ -21,6 +21,8 @@ pub(crate) struct Scene {
     pub(crate) verdict: Option<Result<Judged, Box<Refusal>>>,
     /// What the resolver presented.
     pub(crate) own: Option<Arc<Identity>>,
+    /// Whether the resolver had nothing to present.
+    pub(crate) declined: bool,
     /// Until when a session that is resumed, or about to be stored, may be resumed. It is inherited from one session
     /// to the next, so no chain of sessions outlives the SVIDs that its first handshake showed.
     pub(crate) until: Option<Timestamp>,

@@ -15,7 +15,7 @@ use rustls::pki_types::ServerName;
 use spiffe_core::snapshot::Derived;
 use spiffe_core::{Clock, Timestamp};
 
-use crate::config::Ready;
+use crate::material::Ready;
 use crate::namespace::{Namespace, Namespaces};
 use crate::scene;
 
@@ -34,8 +34,21 @@ pub(crate) struct Present {
 }
 
 impl Present {
-    pub(crate) fn namespace(&self) -> Namespace {
-        self.namespaces.with_terms(&self.ready.load().1.namespace)
+    /// The namespace of a client, which always shows the same SVID of a revision.
+    fn of_client(&self) -> Namespace {
+        let (_, ready) = self.ready.load();
+        let own = ready.identities.first();
+        self.namespaces
+            .with_terms(own.map_or(&ready.anonymous, |own| &own.namespace))
+    }
+
+    /// The namespace of a server in the scene that is set: what it shows, it has chosen for this client. `None` where no
+    /// acceptor of ours is polling.
+    #[cfg(feature = "aws-lc-rs")]
+    pub(crate) fn of_server(&self) -> Option<Namespace> {
+        let own = scene::with(|scene| scene.own.as_ref().map(|own| own.namespace))?;
+        let revision = own.unwrap_or_else(|| self.ready.load().1.anonymous);
+        Some(self.namespaces.with_terms(&revision))
     }
 }
 
@@ -69,7 +82,7 @@ impl ClientSessions {
 
     /// What is kept, emptied first if it was kept under something else.
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        let namespace = self.present.namespace();
+        let namespace = self.present.of_client();
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.namespace != Some(namespace) {
             *kept = Kept {

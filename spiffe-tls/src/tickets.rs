@@ -113,7 +113,7 @@ impl Ticketer {
 
     /// The key that encrypts now.
     fn current(&self) -> Option<Arc<Key>> {
-        let (namespace, epoch) = (self.present.namespace(), self.epoch());
+        let (namespace, epoch) = (self.present.of_server()?, self.epoch());
         let secrets = self.keys.secrets.load_full();
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(key) = &*last

@@ -84,6 +84,19 @@ impl Domain {
         X509Svid::new(vec![leaf.der().clone()], private, &*aws_lc_rs()).unwrap()
     }
 
+    /// A certificate of the Web PKI for a DNS name, signed by this domain's authority, and its key.
+    pub fn web(&self, name: &str) -> (Vec<CertificateDer<'static>>, PrivateKey) {
+        let mut params = CertificateParams::default();
+        window(&mut params, 600);
+        params.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        let private = PrivateKey::from_pkcs8_der(key.serialize_der());
+        (vec![leaf.der().clone()], private)
+    }
+
     /// The authority's certificate.
     pub fn certificate(&self) -> CertificateDer<'static> {
         self.issuer.der().clone()
