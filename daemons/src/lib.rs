@@ -3,6 +3,7 @@
 //! - [`local`]: one trust domain in a process, authority and Workload API together. It is what `spiffe up` runs, and
 //!   the only place where the issuing side and the agent meet without a wire between them.
 //! - [`verdict`] and [`batch`]: the library's decisions as data, for people and for pipes.
+//! - [`workload`]: what a workload holds, as data.
 //!
 //! ```no_run
 //! use spiffe_daemons::local::LocalTrustDomain;
@@ -29,5 +30,6 @@ pub mod batch;
 pub mod ca;
 pub mod local;
 pub mod verdict;
+pub mod workload;
 
 pub use {spiffe_core, spiffe_registration};

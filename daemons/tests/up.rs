@@ -11,13 +11,8 @@ use std::time::Duration;
 use spiffe_core::{Source, Watch};
 use spiffe_tls::{Mtls, Policy, TlsStream};
 use spiffe_workload_client::{Endpoint, X509Source};
-use support::{PATIENCE, Up, run};
+use support::{PATIENCE, Up, own_entry, run};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-
-fn own_entry(path: &str, more: &str) -> String {
-    let uid = nix::unistd::getuid();
-    format!("id=spiffe://example.org/{path},selector=unix:uid:{uid}{more}")
-}
 
 async fn source(socket: &Path) -> X509Source {
     X509Source::builder()

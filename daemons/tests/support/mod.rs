@@ -24,6 +24,79 @@ pub fn spiffe() -> Command {
     command
 }
 
+/// An entry for this user.
+pub fn own_entry(path: &str, more: &str) -> String {
+    let uid = nix::unistd::getuid();
+    format!("id=spiffe://example.org/{path},selector=unix:uid:{uid}{more}")
+}
+
+/// A running verb, listened to.
+pub struct Running {
+    child: Child,
+    lines: Receiver<String>,
+    log: Receiver<String>,
+}
+
+impl Running {
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = lines(child.stdout.take().unwrap());
+        let log = lines_of_log(&mut child);
+        Self {
+            child,
+            lines: output,
+            log,
+        }
+    }
+
+    /// Waits for a line of standard output that holds `text`.
+    pub fn line(&self, text: &str) -> String {
+        wait(&self.lines, text)
+    }
+
+    /// Waits for a line of standard error that holds `text`.
+    pub fn log_line(&self, text: &str) -> String {
+        wait(&self.log, text)
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// Waits for its end.
+    pub fn end(mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    pub fn interrupt(self) -> ExitStatus {
+        self.signal("INT");
+        self.end()
+    }
+
+    pub fn terminate(self) -> ExitStatus {
+        self.signal("TERM");
+        self.end()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// A running `spiffe up`.
 pub struct Up {
     child: Child,
@@ -89,7 +162,7 @@ fn lines_of_log(child: &mut Child) -> Receiver<String> {
     lines(child.stderr.take().unwrap())
 }
 
-fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
+pub fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
     let (to, lines) = channel();
     std::thread::spawn(move || {
         for line in BufReader::new(from).lines().map_while(Result::ok) {
@@ -101,7 +174,7 @@ fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
     lines
 }
 
-fn wait(lines: &Receiver<String>, text: &str) -> String {
+pub fn wait(lines: &Receiver<String>, text: &str) -> String {
     let mut seen = Vec::new();
     loop {
         match lines.recv_timeout(PATIENCE) {

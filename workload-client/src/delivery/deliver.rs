@@ -11,7 +11,7 @@ use spiffe_core::{BoxFuture, Clock, JwtSvid, Random, Source, SpiffeId, Timestamp
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use super::{DeliveryDirectory, DeliveryError, Files, Material, Notifier};
+use super::{DeliveryDirectory, DeliveryError, FileSet, Material, Notifier};
 use crate::source::backoff::{Backoff, Jitter};
 use crate::source::{JwtSource, StartError};
 
@@ -309,7 +309,7 @@ impl Task {
                 .map_or_else(Arc::default, |jwt| jwt.current().bundles().clone()),
             tokens,
         };
-        let written = match Files::new(&material) {
+        let written = match FileSet::new(&material) {
             Ok(files) => self.on_disk(move |directory| directory.write(&files)).await,
             Err(error) => Err(error),
         };

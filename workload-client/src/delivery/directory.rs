@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use zeroize::Zeroizing;
 
 use super::disk::{Access, Disk, Found, System, list, look, open_directory};
-use super::files::{Content, Files, is_secret};
+use super::files::{Content, FileSet, is_secret};
 use super::read::read_bounded;
 use super::{CURRENT, DeliveryError, PRIVATE};
 
@@ -52,11 +52,11 @@ pub struct Written {
 /// A directory that revisions are delivered into; one process at a time.
 ///
 /// ```
-/// use spiffe_workload_client::delivery::{DeliveryDirectory, Files, Material, OpenRevision};
+/// use spiffe_workload_client::delivery::{DeliveryDirectory, FileSet, Material, OpenRevision};
 ///
 /// # let place = tempfile::tempdir()?;
 /// let mut directory = DeliveryDirectory::new(place.path().join("svid"));
-/// let written = directory.write(&Files::new(&Material::default())?)?;
+/// let written = directory.write(&FileSet::new(&Material::default())?)?;
 /// assert!(written.is_new);
 /// OpenRevision::open(directory.path())?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -127,7 +127,7 @@ impl DeliveryDirectory {
     /// # Errors
     ///
     /// [`DeliveryError`]; the revision before stays.
-    pub fn write(&mut self, files: &Files) -> Result<Written, DeliveryError> {
+    pub fn write(&mut self, files: &FileSet) -> Result<Written, DeliveryError> {
         let mut numbers = self.revisions()?;
         let current = self.current()?;
         self.check_names(files)?;
@@ -304,7 +304,7 @@ impl DeliveryDirectory {
     }
 
     /// Looks whether somebody else's files have the names of links, before anything is written.
-    fn check_names(&self, files: &Files) -> Result<(), DeliveryError> {
+    fn check_names(&self, files: &FileSet) -> Result<(), DeliveryError> {
         for name in files.top_level() {
             match self.flat(name)? {
                 Found::Link(target) if target == flat_target(name) => {}
@@ -320,7 +320,7 @@ impl DeliveryDirectory {
     }
 
     /// Whether a revision is these files; gives them their modes and owner where they have lost them.
-    fn holds(&self, revision: u64, files: &Files) -> Result<bool, DeliveryError> {
+    fn holds(&self, revision: u64, files: &FileSet) -> Result<bool, DeliveryError> {
         let name = revision.to_string();
         let compare = || -> io::Result<bool> {
             let directory = open_directory(&self.opened().inner, &name)?;
@@ -394,7 +394,7 @@ impl DeliveryDirectory {
     }
 
     /// Writes a whole revision, on disk when this returns.
-    fn fill(&self, name: &str, files: &Files) -> Result<(), DeliveryError> {
+    fn fill(&self, name: &str, files: &FileSet) -> Result<(), DeliveryError> {
         let (disk, inner) = (&*self.disk, &self.opened().inner);
         let at = [PRIVATE, name];
         disk.make_directory(inner, name)
@@ -445,7 +445,7 @@ impl DeliveryDirectory {
     }
 
     /// Makes the flat names that are missing. They lead nowhere until the switch.
-    fn link(&self, files: &Files) -> Result<(), DeliveryError> {
+    fn link(&self, files: &FileSet) -> Result<(), DeliveryError> {
         for name in files.top_level() {
             if self.flat(name)? == Found::Nothing {
                 self.disk
@@ -468,7 +468,7 @@ impl DeliveryDirectory {
     }
 
     /// Removes flat names that lead nowhere any more and all revisions but the current one and the one before.
-    fn tidy(&self, files: &Files, current: u64) -> Result<(), DeliveryError> {
+    fn tidy(&self, files: &FileSet, current: u64) -> Result<(), DeliveryError> {
         let outer = &self.opened().outer;
         for name in list(outer).map_err(self.io("list", &[]))? {
             let is_ours =
@@ -485,7 +485,7 @@ impl DeliveryDirectory {
     }
 
     /// Whether a revision holds a secret that is not in `files` under its name.
-    fn was_withdrawn(&self, revision: u64, files: &Files) -> bool {
+    fn was_withdrawn(&self, revision: u64, files: &FileSet) -> bool {
         let inner = &self.opened().inner;
         let names = open_directory(inner, &revision.to_string()).and_then(|open| list(&open));
         names.is_ok_and(|names| {

@@ -26,7 +26,7 @@ pub struct Material {
 
 /// The files of one revision.
 #[derive(Default)]
-pub struct Files {
+pub struct FileSet {
     entries: BTreeMap<String, Content>,
 }
 
@@ -39,7 +39,7 @@ pub(super) enum Content {
     Link(String),
 }
 
-impl Files {
+impl FileSet {
     /// The files of this material.
     ///
     /// The keys of `svids` must be at hand. A trust domain whose name is too long for the name of a file has no file in
@@ -142,7 +142,7 @@ impl Files {
     }
 }
 
-impl fmt::Debug for Files {
+impl fmt::Debug for FileSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.names()).finish()
     }

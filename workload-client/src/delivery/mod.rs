@@ -55,11 +55,11 @@ mod tests;
 pub use deliver::{Delivery, DeliveryBuilder, DeliveryStatus, RECHECK, TokenRequest};
 pub use directory::{DeliveryDirectory, Modes, Written};
 pub use error::DeliveryError;
-pub use files::{Files, Material};
+pub use files::{FileSet, Material};
 pub use notify::{
     DEFAULT_COMMAND_TIMEOUT, Notifier, RunCommand, SendSignal, SendSignalError, environment,
 };
-pub use read::{MAX_FILE_BYTES, OpenRevision, read_flat};
+pub use read::{OpenRevision, read_flat};
 
 /// The link to the revision that counts.
 pub const CURRENT: &str = "current";

@@ -9,9 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use zeroize::Zeroizing;
 
 use super::CURRENT;
-
-/// The most bytes of a file that is read: the largest bundle document that is taken.
-pub const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
+use crate::source::MAX_FILE_BYTES;
 
 /// How often a reader of flat names starts again: a writer that switches faster than two files are read does nothing else.
 const MAX_STRADDLES: usize = 100;
@@ -43,7 +41,7 @@ impl OpenRevision {
     ///
     /// # Errors
     ///
-    /// What the system says, or that the file has more than [`MAX_FILE_BYTES`].
+    /// What the system says, or that the file has more than [`MAX_FILE_BYTES`](crate::source::MAX_FILE_BYTES).
     pub fn read(&self, name: &str) -> io::Result<Zeroizing<Vec<u8>>> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.directory, name, flags, Mode::empty())?;
@@ -58,7 +56,7 @@ impl OpenRevision {
 ///
 /// # Errors
 ///
-/// What the system says, that a file has more than [`MAX_FILE_BYTES`], or [`io::ErrorKind::Interrupted`] after too many
+/// What the system says, that a file has more than [`MAX_FILE_BYTES`](crate::source::MAX_FILE_BYTES), or [`io::ErrorKind::Interrupted`] after too many
 /// switches in a row.
 pub fn read_flat(
     directory: impl AsRef<Path>,

@@ -42,8 +42,8 @@ impl Issuer {
         }
     }
 
-    pub(super) async fn files(&self) -> Files {
-        Files::new(&self.material(&["web"]).await).unwrap()
+    pub(super) async fn files(&self) -> FileSet {
+        FileSet::new(&self.material(&["web"]).await).unwrap()
     }
 }
 
@@ -138,7 +138,7 @@ async fn spires_names_lead_into_one_revision() {
         Some(Arc::new(JwtSvid::parse_insecure(&token).unwrap())),
     ];
     let place = Place::new();
-    let files = Files::new(&material).unwrap();
+    let files = FileSet::new(&material).unwrap();
     let written = place.directory().write(&files).unwrap();
     assert_eq!((written.revision, written.is_new), (1, true));
     assert!(written.leftover.is_none());
@@ -205,7 +205,7 @@ async fn x509_and_jwt_authorities_of_a_trust_domain_share_a_document() {
     };
     place
         .directory()
-        .write(&Files::new(&material).unwrap())
+        .write(&FileSet::new(&material).unwrap())
         .unwrap();
     let document = place.read("bundles/example.org.json");
     let read = Bundle::from_spiffe_json(name, document).unwrap();
@@ -222,7 +222,7 @@ async fn a_name_too_long_for_a_file_is_in_the_numbered_files() {
     let place = Place::new();
     place
         .directory()
-        .write(&Files::new(&material).unwrap())
+        .write(&FileSet::new(&material).unwrap())
         .unwrap();
     let pem = long.bundle().x509_authorities().to_pem();
     assert_eq!(place.read("federated_bundle.0.0.pem"), pem.as_bytes());
@@ -322,7 +322,7 @@ async fn what_is_withdrawn_is_gone_from_the_disk() {
     directory.write(&issuer.files().await).unwrap();
     directory.write(&issuer.files().await).unwrap();
     assert_eq!(place.revisions().len(), 2);
-    directory.write(&Files::default()).unwrap();
+    directory.write(&FileSet::default()).unwrap();
     let left: Vec<_> = place.everything().into_iter().collect();
     assert_eq!(
         left,
@@ -344,7 +344,7 @@ async fn what_others_have_there_is_left_alone_or_refused() {
 
     directory.write(&issuer.files().await).unwrap();
     assert_ne!(serial(&place), before);
-    let two = Files::new(&issuer.material(&["web", "db"]).await).unwrap();
+    let two = FileSet::new(&issuer.material(&["web", "db"]).await).unwrap();
     let (before, listed) = (serial(&place), place.everything());
     let error = directory.write(&two).unwrap_err();
     assert_eq!(

@@ -11,9 +11,7 @@ use spiffe_core::key::{KeyType, PrivateKey};
 use spiffe_core::pki_types::pem::PemObject;
 use spiffe_core::pki_types::{CertificateSigningRequestDer, SubjectPublicKeyInfoDer};
 use spiffe_core::{Clock, SpiffeId, SystemClock, Timestamp, TrustDomain};
-use spiffe_daemons::ca::{
-    AUTHORITY_LIFETIME, CaDirectory, Delivery, PRIVATE, PUBLIC, StatusReport,
-};
+use spiffe_daemons::ca::{CaDirectory, Delivery, PRIVATE, PUBLIC, StatusReport};
 use spiffe_daemons::verdict::Refusal;
 use spiffe_daemons::verdict::bundle::Form;
 use spiffe_svid_ca::authority::Kind;
@@ -131,7 +129,7 @@ pub(crate) struct Init {
     /// The name of the trust domain
     trust_domain: TrustDomain,
     /// How long authorities live
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "365d")]
+    #[arg(long, value_name = "DURATION", value_parser = input::duration, default_value = "365d")]
     ca_ttl: Duration,
     /// The kind of the authorities' keys; tokens are signed with EC where it is Ed25519
     #[arg(long, value_enum, default_value_t = Key::EcP256)]
@@ -148,7 +146,7 @@ pub(crate) struct Issue {
     #[arg(long = "dns", value_name = "NAME")]
     dns_names: Vec<DnsName>,
     /// How long it is to be valid
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "24h")]
+    #[arg(long, value_name = "DURATION", value_parser = input::duration, default_value = "24h")]
     ttl: Duration,
     /// How it is written: plain, or with SPIRE's subject and key usage
     #[arg(long, value_enum, default_value_t = Written::Plain)]
@@ -164,7 +162,7 @@ pub(crate) struct Issue {
 #[derive(Debug, Args)]
 pub(crate) struct Intermediate {
     /// How long it is to be valid
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30d")]
+    #[arg(long, value_name = "DURATION", value_parser = input::duration, default_value = "30d")]
     ttl: Duration,
     /// How many authorities may follow below it
     #[arg(long, value_name = "N")]
@@ -202,7 +200,7 @@ pub(crate) struct Jwt {
     #[arg(long = "audience", value_name = "TEXT", required = true)]
     audiences: Vec<String>,
     /// How long it is to be valid
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m")]
+    #[arg(long, value_name = "DURATION", value_parser = input::duration, default_value = "5m")]
     ttl: Duration,
     /// Why, for the log
     #[arg(long, value_name = "TEXT")]
@@ -648,34 +646,3 @@ fn shown(delivery: &Delivery) -> Vec<String> {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
-
-/// `90s`, `5m`, `1h30m`, `24h`, `365d`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "write a duration such as 90s, 5m, 1h30m, 24h or 365d".to_owned();
-    let mut rest = text;
-    let mut total = 0_u64;
-    while !rest.is_empty() {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = rest.split_at(digits);
-        let seconds = match unit.bytes().next() {
-            Some(b's') => 1,
-            Some(b'm') => 60,
-            Some(b'h') => 3600,
-            Some(b'd') => 86_400,
-            _ => return Err(wrong()),
-        };
-        let number: u64 = number.parse().map_err(|_| wrong())?;
-        total = number
-            .checked_mul(seconds)
-            .and_then(|part| total.checked_add(part))
-            .ok_or_else(wrong)?;
-        rest = &unit[1..];
-    }
-    if total == 0 || total > MAX_DURATION.as_secs() {
-        return Err(wrong());
-    }
-    Ok(Duration::from_secs(total))
-}
-
-/// A hundred years; beyond lies a typing error.
-const MAX_DURATION: Duration = Duration::from_secs(AUTHORITY_LIFETIME.as_secs() * 100);

@@ -3,11 +3,14 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::Args;
 use spiffe_core::{Clock, Policy, SystemClock, Timestamp};
 use spiffe_daemons::batch::MAX_LINE_BYTES;
+use spiffe_daemons::ca::AUTHORITY_LIFETIME;
 use spiffe_daemons::verdict::bundle::{Bundles, Form, MAX_DOCUMENT_BYTES};
+use spiffe_workload_client::{Endpoint, WorkloadApiClient};
 
 use super::output::Failure;
 
@@ -156,3 +159,97 @@ pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
         .map(|text| text.trim().to_owned())
         .map_err(|_| Failure::failed(format_args!("{} is not text in UTF-8", path.display())))
 }
+
+/// `90s`, `5m`, `1h30m`, `24h`, `365d`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "write a duration such as 90s, 5m, 1h30m, 24h or 365d".to_owned();
+    let mut rest = text;
+    let mut total = 0_u64;
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = rest.split_at(digits);
+        let seconds = match unit.bytes().next() {
+            Some(b's') => 1,
+            Some(b'm') => 60,
+            Some(b'h') => 3600,
+            Some(b'd') => 86_400,
+            _ => return Err(wrong()),
+        };
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        total = number
+            .checked_mul(seconds)
+            .and_then(|part| total.checked_add(part))
+            .ok_or_else(wrong)?;
+        rest = &unit[1..];
+    }
+    if total == 0 || total > MAX_DURATION.as_secs() {
+        return Err(wrong());
+    }
+    Ok(Duration::from_secs(total))
+}
+
+/// A mode in octal.
+pub(crate) fn octal(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| "write the mode in octal, such as 770".into())
+}
+
+/// `UID` or `UID:GID`.
+pub(crate) fn owner(text: &str) -> Result<(u32, Option<u32>), String> {
+    let (uid, gid) = match text.split_once(':') {
+        Some((uid, gid)) => (uid, Some(gid)),
+        None => (text, None),
+    };
+    let number = |text: &str| {
+        text.parse()
+            .map_err(|_| format!("{text:?} is no numeric ID"))
+    };
+    Ok((number(uid)?, gid.map(number).transpose()?))
+}
+
+/// Which Workload API, and how long to wait for it.
+#[derive(Debug, Args)]
+pub(crate) struct WorkloadApi {
+    /// The Workload API: a socket's path, or unix:///PATH or tcp://IP:PORT; what SPIFFE_ENDPOINT_SOCKET says unless given
+    #[arg(long, value_name = "ENDPOINT", value_parser = endpoint)]
+    socket: Option<Endpoint>,
+    /// How long to wait for something to come, such as 5s or 10m; refusals and failures meanwhile are tried again
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5s")]
+    timeout: Duration,
+}
+
+impl WorkloadApi {
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    pub(crate) fn endpoint(&self) -> Result<Endpoint, Failure> {
+        match &self.socket {
+            Some(endpoint) => Ok(endpoint.clone()),
+            None => Endpoint::from_env()
+                .map_err(|error| Failure::usage(format_args!("{error}; or give --socket"))),
+        }
+    }
+
+    pub(crate) fn client(&self) -> Result<WorkloadApiClient, Failure> {
+        Ok(WorkloadApiClient::builder(self.endpoint()?)
+            .deadline(self.timeout)
+            .build())
+    }
+}
+
+/// An endpoint in the standard's forms, or the path of a socket.
+fn endpoint(text: &str) -> Result<Endpoint, String> {
+    let parsed = if text.starts_with("unix:") || text.starts_with("tcp:") {
+        text.parse()
+    } else {
+        let path = std::path::absolute(text).map_err(|error| error.to_string())?;
+        Endpoint::unix(path)
+    };
+    parsed.map_err(|error| error.to_string())
+}
+
+/// A hundred years; beyond lies a typing error.
+const MAX_DURATION: Duration = Duration::from_secs(AUTHORITY_LIFETIME.as_secs() * 100);

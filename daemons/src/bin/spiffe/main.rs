@@ -5,6 +5,7 @@
 mod batch;
 mod bundle;
 mod ca;
+mod fetch;
 mod id;
 mod input;
 mod jwt;
@@ -22,7 +23,7 @@ use output::{Failure, Format, Output};
 /// SPIFFE for people: run a trust domain, look at what it issues, verify it, ask why something was refused.
 ///
 /// Every verdict is the library's own: what this tool accepts, a service built on the library accepts, and the other
-/// way round. Only 'up' opens sockets, and only 'up' and 'ca' write files.
+/// way round. Only 'up' serves and only 'fetch' asks a Workload API; only 'up', 'ca' and 'fetch --write' write files.
 ///
 /// Exit status: 0 good, 1 judged bad or failed, 2 wrong usage. An error is one line on standard error.
 #[derive(Parser)]
@@ -43,6 +44,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     Up(up::Up),
+    Fetch(fetch::Arguments),
     /// Take SPIFFE IDs apart
     #[command(subcommand)]
     Id(id::Verb),
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
                 Err(error) => Failure::failed(error),
             })
         }
+        Verb::Fetch(arguments) => fetch::run(arguments, &output),
         Verb::Id(verb) => id::run(verb, &output),
         Verb::X509(verb) => x509::run(verb, &output),
         Verb::Jwt(verb) => jwt::run(verb, &output),

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use clap::error::ErrorKind;
 use serde::Serialize;
 use spiffe_daemons::verdict::{self, Judged, Node, Refusal, printable};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -49,6 +50,20 @@ impl Output {
     ) -> Result<(), Failure> {
         let tree = verdict::document(operation, judged.steps);
         self.print(&judged.verdict, Some(tree), text)
+    }
+
+    /// Prints one of several results that follow each other: a line of text, or an object on a line.
+    pub(crate) fn line<V: Serialize>(
+        &self,
+        value: &V,
+        text: impl FnOnce(&V) -> String,
+    ) -> Result<(), Failure> {
+        let mut line = match self.format {
+            Format::Json => serde_json::to_string(value).map_err(Failure::failed)?,
+            Format::Text => printable(&text(value)),
+        };
+        line.push('\n');
+        self.raw(line.as_bytes())
     }
 
     /// Prints bytes as they are.
@@ -168,6 +183,30 @@ impl Failure {
         }
         self.status.into()
     }
+}
+
+/// Runs a verb that waits for things.
+pub(crate) fn block_on(verb: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::failed)?
+        .block_on(verb)
+}
+
+/// Resolves at Ctrl-C, SIGTERM and SIGHUP, which a terminal that closes sends; those count from this call on.
+pub(crate) fn stopped() -> Result<impl Future<Output = ()>, Failure> {
+    let watch = |kind| signal(kind).map_err(Failure::failed);
+    let mut terminate = watch(SignalKind::terminate())?;
+    let mut interrupt = watch(SignalKind::interrupt())?;
+    let mut hang_up = watch(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = hang_up.recv() => {}
+        }
+    })
 }
 
 /// Reports what the argument parser says: help in full, an error in one line.

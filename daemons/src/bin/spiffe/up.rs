@@ -13,7 +13,7 @@ use spiffe_daemons::local::LocalTrustDomain;
 use spiffe_registration::{Entry, entries_from_json};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::Usage;
+use crate::{Usage, input};
 
 /// Runs a whole trust domain in one process: an authority, and the Workload API on a Unix socket.
 ///
@@ -39,10 +39,10 @@ pub(crate) struct Up {
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
     /// Mode of the socket file, octal.
-    #[arg(long, default_value = "777", value_parser = octal)]
+    #[arg(long, default_value = "777", value_parser = input::octal)]
     socket_mode: u32,
     /// Owner of the socket file, as UID or UID:GID.
-    #[arg(long, value_name = "UID[:GID]", value_parser = owner)]
+    #[arg(long, value_name = "UID[:GID]", value_parser = input::owner)]
     socket_owner: Option<(u32, Option<u32>)>,
 }
 
@@ -189,23 +189,4 @@ fn draw_id() -> String {
         &hex[20..],
     ]
     .join("-")
-}
-
-fn octal(text: &str) -> Result<u32, String> {
-    u32::from_str_radix(text, 8)
-        .ok()
-        .filter(|mode| *mode <= 0o777)
-        .ok_or_else(|| "write the mode in octal, such as 770".into())
-}
-
-fn owner(text: &str) -> Result<(u32, Option<u32>), String> {
-    let (uid, gid) = match text.split_once(':') {
-        Some((uid, gid)) => (uid, Some(gid)),
-        None => (text, None),
-    };
-    let number = |text: &str| {
-        text.parse()
-            .map_err(|_| format!("{text:?} is no numeric ID"))
-    };
-    Ok((number(uid)?, gid.map(number).transpose()?))
 }
