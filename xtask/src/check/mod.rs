@@ -4,6 +4,7 @@
 //! chore fails, so that one run shows everything there is to mend.
 
 mod code;
+mod dependencies;
 mod generated;
 mod heads;
 mod links;
@@ -25,6 +26,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
         ("file heads", heads::check(&root, &files)?),
         ("code in documents", code::check(&root, &files)?),
         ("conformance", conformance::check(&root)?),
+        ("dependencies", dependencies::check()?),
     ];
     let mut findings = 0;
     for (part, found) in parts {
@@ -83,7 +85,8 @@ Fails, naming each file, when
     which names a file and the region between `// ANCHOR: serve` and `// ANCHOR_END: serve` in it (without `#...` the
     whole file). Inside documentation comments the region is read without `///` or `//!` and without hidden lines.
   - a row of docs/reference/conformance.tsv names a test that does not exist or does not run, or claims more than it
-    names, or the page beside it is not what `cargo xtask gen` writes.
+    names, or the page beside it is not what `cargo xtask gen` writes;
+  - spiffe-core depends on more crates than it promises.
 ";
 
 #[cfg(test)]
