@@ -9,6 +9,7 @@
 //	gopeer dial ADDRESS SERVER           hello over mutual TLS to the one server allowed
 //	gopeer dial-across UPDATES ADDRESS SERVER   the same again and again while the own SVID rotates
 //	gopeer oracle                        inputs for `spiffe batch`, each with go-spiffe's verdict (oracle.go)
+//	gopeer harness                       the conformance suite's contract, until killed (harness.go)
 //	gopeer serve CLIENT                  answers hello to the one client allowed, until killed
 package main
 
@@ -35,12 +36,12 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// patience bounds every subcommand but serve, which lives until its parent ends it.
+// patience bounds every subcommand but serve and harness, which live until their parent ends them.
 const patience = 30 * time.Second
 
 func main() {
 	if len(os.Args) < 2 {
-		exit(2, fmt.Errorf("usage: gopeer x509|write|jwt|watch|dial|dial-across|oracle|serve ..."))
+		exit(2, fmt.Errorf("usage: gopeer x509|write|jwt|watch|dial|dial-across|oracle|harness|serve ..."))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -61,6 +62,8 @@ func main() {
 		err = dialAcross(ctx, args[0], args[1], args[2])
 	case verb == "oracle" && len(args) == 0:
 		err = oracle()
+	case verb == "harness" && len(args) == 0:
+		err = serveHarness()
 	case verb == "serve" && len(args) == 1:
 		err = serve(ctx, args[0])
 	default:

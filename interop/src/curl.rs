@@ -3,16 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::Case;
+use crate::Check;
 use crate::go;
 use crate::lab::{Lab, program};
 use crate::outcome::{Trouble, ensure};
 use crate::process::{Finished, Process};
 use crate::world::{ANYONE_HERE, NOBODY, PEER, SERVER_NAME, SOON, World};
 
-pub(crate) const CASES: &[Case] = &[
-    Case::new("curl", an_svid_in_files_gets_an_answer),
-    Case::new(
+pub(crate) const CASES: &[(&str, Check)] = &[
+    ("curl", an_svid_in_files_gets_an_answer),
+    (
         "curl-not-authorized",
         an_svid_that_is_not_authorized_gets_none,
     ),

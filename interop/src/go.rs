@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::Case;
+use crate::Check;
 use crate::lab::Lab;
 use crate::ours::{self, Entry};
 use crate::outcome::{Trouble, ensure};
@@ -12,14 +12,14 @@ use crate::world::{
     ANYONE_HERE, CLIENT, NOBODY, PEER, ROTATING, SERVER, SERVER_NAME, SOON, TRUST_DOMAIN, World,
 };
 
-pub(crate) const CASES: &[Case] = &[
-    Case::new("go-x509", two_svids_are_fetched_and_verify),
-    Case::new("go-no-identity", a_caller_without_entry_is_refused),
-    Case::new("go-client", go_dials_our_server),
-    Case::new("go-server", our_client_dials_go),
-    Case::new("go-jwt", jwt_svids_are_judged_here_and_there),
-    Case::new("go-watch", a_watcher_sees_rotations),
-    Case::new(
+pub(crate) const CASES: &[(&str, Check)] = &[
+    ("go-x509", two_svids_are_fetched_and_verify),
+    ("go-no-identity", a_caller_without_entry_is_refused),
+    ("go-client", go_dials_our_server),
+    ("go-server", our_client_dials_go),
+    ("go-jwt", jwt_svids_are_judged_here_and_there),
+    ("go-watch", a_watcher_sees_rotations),
+    (
         "go-across-rotations",
         no_handshake_fails_while_both_sides_rotate,
     ),

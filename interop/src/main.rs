@@ -1,9 +1,10 @@
 //! What foreign programs make of ours: go-spiffe, py-spiffe, OpenSSL and curl against `spiffe up` and the helloworld pair, all
-//! as processes. Builds our binaries and installs what is missing by package name.
+//! as processes; and the public conformance suite's catalogue, replayed. Builds our binaries and installs what is missing by package name.
 //!
-//! `cargo run --manifest-path interop/Cargo.toml -- [--list] [CASE...]`: a line for each case, then the counts. Exit status 0
+//! `cargo run --manifest-path interop/Cargo.toml -- [--list] [CASE | GROUP...]`: a line for each case, then the counts. Exit status 0
 //! when nothing failed, 1 when something did or, with `CI=true`, was skipped, 2 for an unknown case.
 
+mod conformance;
 mod curl;
 mod go;
 mod lab;
@@ -22,36 +23,53 @@ use std::time::Instant;
 use crate::lab::Lab;
 use crate::outcome::{Tally, Trouble};
 
-/// One check, by the name it is asked for on the command line.
-#[derive(Clone, Copy, Debug)]
+/// What is checked, as tables have it.
+type Check = fn(&Lab) -> Result<(), Trouble>;
+
+/// What is checked, with what it is checked on.
+type AnyCheck = Box<dyn Fn(&Lab) -> Result<(), Trouble>>;
+
+/// One check, by the name it is asked for on the command line: its own, or that of its group before a `/`.
 struct Case {
-    name: &'static str,
-    run: fn(&Lab) -> Result<(), Trouble>,
+    name: String,
+    run: AnyCheck,
 }
 
 impl Case {
-    const fn new(name: &'static str, run: fn(&Lab) -> Result<(), Trouble>) -> Self {
-        Self { name, run }
+    fn new(name: impl Into<String>, run: impl Fn(&Lab) -> Result<(), Trouble> + 'static) -> Self {
+        Self {
+            name: name.into(),
+            run: Box::new(run),
+        }
+    }
+
+    fn is_called(&self, name: &str) -> bool {
+        let rest = self.name.strip_prefix(name);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let all: Vec<Case> = [
+    let fixed = [
         go::CASES,
         oracles::CASES,
         python::CASES,
         openssl::CASES,
         curl::CASES,
-    ]
-    .concat();
+    ];
+    let fixed = fixed.into_iter().flatten();
+    let all: Vec<Case> = fixed
+        .map(|(name, check)| Case::new(*name, *check))
+        .chain(conformance::cases())
+        .collect();
     if arguments == ["--list"] {
         all.iter().for_each(|case| println!("{}", case.name));
         return ExitCode::SUCCESS;
     }
     if let Some(unknown) = arguments
         .iter()
-        .find(|name| all.iter().all(|case| case.name != **name))
+        .find(|name| all.iter().all(|case| !case.is_called(name)))
     {
         eprintln!("no case is called `{unknown}`; --list shows those there are");
         return ExitCode::from(2);
@@ -65,7 +83,7 @@ fn main() -> ExitCode {
     };
     let mut tally = Tally::default();
     for case in all {
-        if !arguments.is_empty() && !arguments.iter().any(|name| name == case.name) {
+        if !arguments.is_empty() && !arguments.iter().any(|name| case.is_called(name)) {
             continue;
         }
         let start = Instant::now();

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::Case;
+use crate::Check;
 use crate::go;
 use crate::lab::{Lab, program};
 use crate::ours;
@@ -12,10 +12,10 @@ use crate::outcome::{Trouble, ensure};
 use crate::process::{Finished, Process};
 use crate::world::{ANYONE_HERE, PEER, SERVER, SERVER_NAME, SOON, World};
 
-pub(crate) const CASES: &[Case] = &[
-    Case::new("openssl-verify", strict_rules_hold_for_what_we_issue),
-    Case::new("openssl-tls12", |lab| handshakes(lab, "-tls1_2", "TLSv1.2")),
-    Case::new("openssl-tls13", |lab| handshakes(lab, "-tls1_3", "TLSv1.3")),
+pub(crate) const CASES: &[(&str, Check)] = &[
+    ("openssl-verify", strict_rules_hold_for_what_we_issue),
+    ("openssl-tls12", |lab| handshakes(lab, "-tls1_2", "TLSv1.2")),
+    ("openssl-tls13", |lab| handshakes(lab, "-tls1_3", "TLSv1.3")),
 ];
 
 fn strict_rules_hold_for_what_we_issue(lab: &Lab) -> Result<(), Trouble> {

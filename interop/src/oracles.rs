@@ -7,21 +7,21 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::Case;
+use crate::Check;
 use crate::lab::{Lab, program, short_temporary_folder};
 use crate::outcome::{Trouble, ensure};
 use crate::process::Process;
 use crate::world::SOON;
 
-pub(crate) const CASES: &[Case] = &[
-    Case::new("go-oracle", |lab| {
+pub(crate) const CASES: &[(&str, Check)] = &[
+    ("go-oracle", |lab| {
         compare(lab, GoSpiffe, 45, |judged| {
             Ok(Some(
                 (judged["ok"] == true).then(|| text(&judged["facts"]).to_owned()),
             ))
         })
     }),
-    Case::new("openssl-oracle", |lab| {
+    ("openssl-oracle", |lab| {
         compare(lab, OpenSsl, 25, openssl_on_a_chain)
     }),
 ];

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The binaries that the checks run, as `cargo build` names them.
-pub(crate) const PROGRAMS: [&str; 3] = [UP, SERVER, CLIENT];
+pub(crate) const PROGRAMS: [&str; 4] = [UP, SERVER, CLIENT, HARNESS];
 
 /// Says that a server takes connections; the address follows.
 const LISTENING: &str = "listening on ";
@@ -13,6 +13,7 @@ const LISTENING: &str = "listening on ";
 const UP: &str = "spiffe";
 const SERVER: &str = "helloworld_server";
 const CLIENT: &str = "helloworld_client";
+const HARNESS: &str = "conformance_harness";
 
 /// Our programs in the folder that they were built into.
 #[derive(Clone, Debug)]
@@ -38,6 +39,11 @@ impl Ours {
         let mut command = Command::new(self.folder.join(UP));
         command.arg("batch");
         command
+    }
+
+    /// The one that the conformance suite's contract describes.
+    pub(crate) fn harness(&self) -> Command {
+        Command::new(self.folder.join(HARNESS))
     }
 
     pub(crate) fn server(&self, authorize: &str) -> Command {

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::Case;
+use crate::Check;
 use crate::go::check_updates;
 use crate::lab::Lab;
 use crate::ours::Entry;
@@ -12,12 +12,12 @@ use crate::outcome::{Trouble, ensure};
 use crate::process::{Finished, Process};
 use crate::world::{PEER, ROTATING, SOON, TRUST_DOMAIN, World};
 
-pub(crate) const CASES: &[Case] = &[
-    Case::new("python-x509", x509_svids_bundles_and_context_are_fetched),
-    Case::new("python-chain", another_path_builder_agrees),
-    Case::new("python-jwt", jwt_svids_are_judged_here_and_there),
-    Case::new("python-watch", a_watcher_sees_rotations),
-    Case::new("python-no-identity", a_caller_without_entry_is_refused),
+pub(crate) const CASES: &[(&str, Check)] = &[
+    ("python-x509", x509_svids_bundles_and_context_are_fetched),
+    ("python-chain", another_path_builder_agrees),
+    ("python-jwt", jwt_svids_are_judged_here_and_there),
+    ("python-watch", a_watcher_sees_rotations),
+    ("python-no-identity", a_caller_without_entry_is_refused),
 ];
 
 fn x509_svids_bundles_and_context_are_fetched(lab: &Lab) -> Result<(), Trouble> {
