@@ -1,15 +1,21 @@
 //! The example programs as processes, against a trust domain that the test runs.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use spiffe_core::{Clock, SpiffeId, SystemClock};
 use spiffe_daemons::local::{LocalApi, LocalTrustDomain};
 use spiffe_registration::Entry;
+use spiffe_svid_ca::InProcessSource;
+use spiffe_svid_ca::authority::Evidence;
+use spiffe_svid_ca::params::X509SvidParams;
+use spiffe_tls::{LeaseRules, Mtls, Policy, TlsStream};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// How long anything that must happen may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -24,10 +30,15 @@ struct World {
 
 impl World {
     async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// With more keys of the one entry.
+    async fn start_with(more: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("s");
         let uid = std::os::unix::fs::MetadataExt::uid(&directory.path().metadata().unwrap());
-        let text = format!("id=spiffe://example.org/hello,selector=unix:uid:{uid}");
+        let text = format!("id=spiffe://example.org/hello,selector=unix:uid:{uid}{more}");
         let entry = Entry::from_text(&text, || "1".into()).unwrap();
         let building = LocalTrustDomain::builder("example.org".parse().unwrap()).entries([entry]);
         let domain = building.build().await.unwrap();
@@ -200,6 +211,88 @@ async fn the_rotating_acceptor_prints_each_revision() {
             .to_owned()
     };
     assert_ne!(serial(&first), serial(&second));
+}
+
+/// A workload of one trust domain that trusts another.
+async fn identity(of: &LocalTrustDomain, trusts: &LocalTrustDomain, id: &str) -> InProcessSource {
+    let params = X509SvidParams::new(SpiffeId::parse(id).unwrap());
+    let source = InProcessSource::new(of.ca().clone(), params, SystemClock::new().now())
+        .await
+        .unwrap();
+    source.federate(trusts.ca().bundle()).unwrap();
+    source
+}
+
+async fn exchange(stream: &mut TlsStream<tokio::net::TcpStream>) {
+    stream.write_all(b"ping").await.unwrap();
+    stream.flush().await.unwrap();
+    let mut echo = [0; 4];
+    stream.read_exact(&mut echo).await.unwrap();
+    assert_eq!(&echo, b"ping");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_outlive_rotations_and_rollovers_and_end_with_trust() {
+    let world = World::start_with(",federates_with=west.org").await;
+    let west = LocalTrustDomain::builder("west.org".parse().unwrap());
+    let west = west.build().await.unwrap();
+    world.domain.federate(&west);
+    let mut command = world.command(env!("CARGO_BIN_EXE_rotating_acceptor"));
+    command
+        .args(["--listen", "127.0.0.1:0", "--authorize", "any"])
+        .args(["--spread", "0", "--grace", "1"])
+        .stdin(Stdio::piped());
+    let (mut acceptor, line) = Running::start(command).line("listening on ").await;
+    let address = line.trim_start_matches("listening on ").to_owned();
+    let mut policies = acceptor.child.stdin.take().unwrap();
+
+    // A client of each trust domain, straight from the authorities: no Workload API tells its tale here.
+    let here = identity(&world.domain, &west, "spiffe://example.org/client").await;
+    let there = identity(&west, &world.domain, "spiffe://west.org/client").await;
+    let dial = async |source: &InProcessSource| {
+        let policy: Policy = "id:spiffe://example.org/hello".parse().unwrap();
+        let connector = Mtls::new(source, policy)
+            .lease_rules(LeaseRules::report())
+            .connector()
+            .unwrap();
+        let tcp = tokio::net::TcpStream::connect(&address).await.unwrap();
+        let mut stream = connector.connect(tcp).await.unwrap();
+        exchange(&mut stream).await;
+        stream
+    };
+    let mut near = dial(&here).await;
+    let mut far = dial(&there).await;
+
+    world.domain.reissue();
+    let (acceptor, _) = acceptor.line("revision 2: ").await;
+    world.domain.prepare_x509_authority().await.unwrap();
+    let (acceptor, _) = acceptor.line("revision 3: ").await;
+    here.refresh().unwrap();
+    let everybody = Evidence::complete([here.acknowledgement()]);
+    world
+        .domain
+        .activate_x509_authority(&everybody)
+        .await
+        .unwrap();
+    exchange(&mut near).await;
+    exchange(&mut far).await;
+
+    world.domain.put_away(west.trust_domain().as_ref());
+    let (acceptor, line) = acceptor.line("spiffe://west.org/client is let go").await;
+    assert!(
+        line.contains("no bundle of the peer's trust domain"),
+        "{line}"
+    );
+    assert_eq!(far.read(&mut [0]).await.unwrap(), 0);
+    exchange(&mut near).await;
+
+    writeln!(policies, "nonsense").unwrap();
+    let (acceptor, _) = acceptor.line("the policy stays: ").await;
+    exchange(&mut near).await;
+    writeln!(policies, "id:spiffe://example.org/other").unwrap();
+    let (_, line) = acceptor.line("spiffe://example.org/client is let go").await;
+    assert!(line.contains("verified but not authorised"), "{line}");
+    assert_eq!(near.read(&mut [0]).await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -516,7 +516,9 @@ impl<O> Tls<O, SpiffePeer> {
 
     fn connector_of(self, own: impl FnOnce(O) -> Own) -> Result<Connector, ConfigError> {
         let judging = Judging::new(self.settings, own(self.own), self.peer, PeerRole::Server)?;
-        Ok(Connector::new(judging.end(), judging.client(true)?))
+        let sessions = judging.sessions();
+        let config = judging.client(true, sessions.clone())?;
+        Ok(Connector::new(judging.end(), config, sessions))
     }
 
     fn server_config_of(
@@ -532,7 +534,7 @@ impl<O> Tls<O, SpiffePeer> {
         own: impl FnOnce(O) -> Own,
     ) -> Result<Arc<ClientConfig>, ConfigError> {
         let judging = Judging::new(self.settings, own(self.own), self.peer, PeerRole::Server)?;
-        judging.client(false)
+        judging.client(false, None)
     }
 }
 
@@ -605,14 +607,15 @@ impl Base {
         };
         let anonymous = own.anonymous();
         publisher.derive(move |snapshot| {
-            let namespace = |own: &str| {
-                let names = namespaces.as_ref();
-                names.map_or_else(Digest::default, |names| names.of_revision(snapshot, own))
+            let names = namespaces.as_deref();
+            let of_svid = |own: &X509Svid| {
+                names.map_or_else(Digest::default, |names| names.of_svid(snapshot, own))
             };
-            let load = |svids: &Svids| svids.load(snapshot, &provider, namespace);
+            let of_nobody = |names: &Namespaces| names.of_nobody(snapshot, anonymous);
+            let load = |svids: &Svids| svids.load(snapshot, &provider, of_svid);
             Ok(Ready {
                 identities: svids.as_ref().map(load).transpose()?.unwrap_or_default(),
-                anonymous: namespace(anonymous),
+                anonymous: names.map_or_else(Digest::default, of_nobody),
             })
         })
     }
@@ -767,18 +770,29 @@ impl Judging {
         Ok(self.base.finished_server(config))
     }
 
-    fn client(&self, is_ours: bool) -> Result<Arc<ClientConfig>, ConfigError> {
+    /// The configuration, for our connector with this place for sessions.
+    fn client(
+        &self,
+        is_ours: bool,
+        sessions: Option<Arc<ClientSessions>>,
+    ) -> Result<Arc<ClientConfig>, ConfigError> {
         let verifier = self.verifier(is_ours);
         let mut config = self
             .base
             .client(verifier, &self.own, &self.ready, is_ours)?;
-        // A session is chosen before the server has asked, and so before this side knows whom it will show.
-        let picks = matches!(self.own.choice(), Choice::Pick(_));
-        if is_ours && self.base.settings.resumption && !picks {
-            config.resumption = Resumption::store(Arc::new(ClientSessions::new(self.present())));
+        if let Some(sessions) = sessions {
+            config.resumption = Resumption::store(sessions);
         }
         config.enable_sni = false;
         Ok(self.base.finished_client(config))
+    }
+
+    /// Where a connector keeps its sessions.
+    fn sessions(&self) -> Option<Arc<ClientSessions>> {
+        // A session is chosen before the server has asked, and so before this side knows whom it will show.
+        let picks = matches!(self.own.choice(), Choice::Pick(_));
+        (self.base.settings.resumption && !picks)
+            .then(|| Arc::new(ClientSessions::new(self.present())))
     }
 
     fn end(&self) -> End {

@@ -21,6 +21,7 @@ use crate::listener::Listener;
 use crate::material::{Identity, Ready};
 use crate::peer::Peer;
 use crate::scene::{self, Scene};
+use crate::sessions::ClientSessions;
 use crate::stream::TlsStream;
 
 /// The server's side; clones share everything.
@@ -80,11 +81,21 @@ impl Acceptor {
 pub struct Connector {
     end: End,
     config: Arc<ClientConfig>,
+    /// Where sessions are kept; none where none are resumed.
+    sessions: Option<Arc<ClientSessions>>,
 }
 
 impl Connector {
-    pub(crate) fn new(end: End, config: Arc<ClientConfig>) -> Self {
-        Self { end, config }
+    pub(crate) fn new(
+        end: End,
+        config: Arc<ClientConfig>,
+        sessions: Option<Arc<ClientSessions>>,
+    ) -> Self {
+        Self {
+            end,
+            config,
+            sessions,
+        }
     }
 
     /// Performs the client's handshake over any transport.
@@ -129,7 +140,10 @@ impl Connector {
     {
         // A client without a certificate would be told by the server; it is told here, by name.
         self.end.identity()?;
-        let mut scene = Some(Box::default());
+        let mut scene = Some(Box::new(Scene {
+            namespace: self.sessions.as_ref().map(|sessions| sessions.namespace()),
+            ..Scene::default()
+        }));
         let connector = tokio_rustls::TlsConnector::from(self.config.clone());
         // The first message is written here, and with it a session is taken.
         let connecting = scene::play(&mut scene, || connector.connect(destination, transport));
@@ -269,7 +283,8 @@ impl End {
             group,
             kind,
         };
-        let sessions = is_client.then(|| Scene::of_sessions(peer.lease.expires_at()));
+        let sessions =
+            is_client.then(|| Scene::of_sessions(peer.lease.expires_at(), scene.namespace));
         Ok(TlsStream::new(stream, peer, sessions))
     }
 

@@ -61,12 +61,12 @@ pub(crate) type Pick =
 pub(crate) type SignerOf = dyn Fn(&X509Svid) -> Option<Arc<dyn SigningKey>> + Send + Sync;
 
 impl Svids {
-    /// Loads what may be presented; `namespace` tells what sessions under an ID are bound to.
+    /// Loads what may be presented; `namespace` tells what sessions are bound to where an SVID is.
     pub(crate) fn load(
         &self,
         snapshot: &Snapshot,
         provider: &CryptoProvider,
-        namespace: impl Fn(&str) -> Digest,
+        namespace: impl Fn(&X509Svid) -> Digest,
     ) -> Result<Vec<Arc<Identity>>, Rejection> {
         let svids: Vec<_> = match &self.choice {
             Choice::First => snapshot.svids().first().into_iter().collect(),
@@ -77,7 +77,7 @@ impl Svids {
             Ok(Arc::new(Identity {
                 svid: svid.clone(),
                 key: Arc::new(self.certified(svid, provider)?),
-                namespace: namespace(svid.id().as_str()),
+                namespace: namespace(svid),
             }))
         };
         svids.into_iter().map(load).collect()

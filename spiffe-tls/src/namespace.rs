@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::crypto::{CryptoProvider, GetRandomFailed};
-use spiffe_core::BundleSet;
 use spiffe_core::snapshot::Snapshot;
+use spiffe_core::{BundleSet, X509Svid};
 
 use crate::digest::{Digest, Sha256};
 use crate::terms::{InForce, Terms};
@@ -12,7 +12,7 @@ use crate::terms::{InForce, Terms};
 /// What sessions are bound to at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Namespace {
-    /// Bundles and own SPIFFE ID.
+    /// Bundles, own SPIFFE ID and the own issuer.
     pub(crate) revision: Digest,
     pub(crate) terms: Digest,
 }
@@ -49,10 +49,32 @@ impl Namespaces {
         })
     }
 
-    /// The part that a revision contributes: everybody's authorities, taints included, and what this side shows.
-    pub(crate) fn of_revision(&self, snapshot: &Snapshot, own: &str) -> Digest {
+    /// The part that a revision contributes where this SVID is shown: everybody's authorities, taints included, the own
+    /// ID, and who issued the SVID.
+    ///
+    /// A session remembers the SVIDs that were shown at first. Were it to outlive their re-issue under another
+    /// authority, it would still rest on the old one when that is taken out of the bundle, and the handshakes that are
+    /// under way then would be refused, although nobody holds anything of the old authority any more.
+    pub(crate) fn of_svid(&self, snapshot: &Snapshot, own: &X509Svid) -> Digest {
+        let id = own.id().as_str().as_bytes();
+        let issuer = own.authority_key_id().unwrap_or_default();
+        let above = own.intermediates().iter().map(AsRef::as_ref);
+        self.of_revision(snapshot, [id, issuer].into_iter().chain(above))
+    }
+
+    /// The same where none is shown; `kind` tells why.
+    pub(crate) fn of_nobody(&self, snapshot: &Snapshot, kind: &'static str) -> Digest {
+        self.of_revision(snapshot, [kind.as_bytes()])
+    }
+
+    fn of_revision<'p>(
+        &self,
+        snapshot: &Snapshot,
+        own: impl IntoIterator<Item = &'p [u8]>,
+    ) -> Digest {
+        let own = self.sha256.of_parts(own);
         let bundles = self.of_bundles(snapshot.bundles());
-        self.sha256.of_parts([&bundles[..], own.as_bytes()])
+        self.sha256.of_parts([&bundles[..], &own])
     }
 
     /// The namespace of now: the part of the current revision with the terms that are in force.

@@ -13,6 +13,7 @@ use spiffe_core::Timestamp;
 use crate::error::Refusal;
 use crate::judge::Judged;
 use crate::material::Identity;
+use crate::namespace::Namespace;
 
 /// One connection's place.
 #[derive(Debug, Default)]
@@ -23,6 +24,9 @@ pub(crate) struct Scene {
     pub(crate) own: Option<Arc<Identity>>,
     /// Whether the resolver had nothing to present.
     pub(crate) declined: bool,
+    /// What sessions of a client's connection were bound to when it began. Those it is handed are kept only while they
+    /// still are: what was shown since may be another SVID's.
+    pub(crate) namespace: Option<Namespace>,
     /// Until when a session that is resumed, or about to be stored, may be resumed. It is inherited from one session
     /// to the next, so no chain of sessions outlives the SVIDs that its first handshake showed.
     pub(crate) until: Option<Timestamp>,
@@ -34,9 +38,10 @@ thread_local! {
 
 impl Scene {
     /// A scene for a connection that is open: its sessions inherit this end.
-    pub(crate) fn of_sessions(until: Timestamp) -> Box<Self> {
+    pub(crate) fn of_sessions(until: Timestamp, namespace: Option<Namespace>) -> Box<Self> {
         Box::new(Self {
             until: Some(until),
+            namespace,
             ..Self::default()
         })
     }

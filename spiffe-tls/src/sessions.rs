@@ -1,6 +1,6 @@
 //! Resumption: what is kept of a session on either side, and when it is no longer good.
 //!
-//! A session is bound to a namespace (bundles, terms, own SPIFFE ID) and to a time, the earlier expiry of the SVIDs that
+//! A session is bound to a namespace (bundles, terms, own SPIFFE ID and issuer) and to a time, the earlier expiry of the SVIDs that
 //! its first handshake showed, which every session resumed from it inherits. Outside either, the handshake is a full
 //! one; nothing fails. This is the second fence: the first is that whoever drives the handshake judges a resumed peer
 //! again, by the chain that rustls keeps with the session.
@@ -94,7 +94,11 @@ impl ClientSessions {
     }
 
     fn change(&self, name: ServerName<'static>, change: impl FnOnce(&mut Destination)) {
+        let begun = scene::with(|scene| scene.namespace).flatten();
         let mut kept = self.kept();
+        if begun.is_none() || begun != kept.namespace {
+            return;
+        }
         if kept.destinations.len() >= MAX_DESTINATIONS && !kept.destinations.contains_key(&name) {
             kept.destinations.clear();
         }
@@ -104,6 +108,11 @@ impl ClientSessions {
     /// The end that the scene's connection gives to its sessions; none is kept where nobody knows.
     fn until() -> Option<Timestamp> {
         scene::with(|scene| scene.resumable_until()).flatten()
+    }
+
+    /// What sessions of a connection that begins now are bound to.
+    pub(crate) fn namespace(&self) -> Namespace {
+        self.present.of_client()
     }
 
     /// Notes what a session that is taken hands on to the connection that resumes it.

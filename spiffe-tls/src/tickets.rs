@@ -26,8 +26,9 @@ const UNTIL_LEN: usize = 8;
 
 /// The secret from which a server derives the keys of its session tickets; clones share it.
 ///
-/// Several processes that serve the same SPIFFE ID under the same policy and bundles resume each other's sessions when
-/// they are given the same secret: 32 bytes of randomness, handed out as other secrets are. The keys are derived from it
+/// Several processes that serve the same SPIFFE ID, issued by the same authority, under the same policy and bundles
+/// resume each other's sessions when they are given the same secret: 32 bytes of randomness, handed out as other secrets
+/// are. The keys are derived from it
 /// for each state of trust and each period of six hours, so a change of trust, terms or own ID makes all tickets
 /// worthless, whoever holds them, and nothing has to be told to anybody.
 #[derive(Clone)]

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
-use spiffe_tls::spiffe_core::{Denied, PeerFacts};
+use spiffe_tls::spiffe_core::bundle::X509Authorities;
+use spiffe_tls::spiffe_core::{BundleSet, Denied, PeerFacts};
 use spiffe_tls::{
     Acceptor, Authorizer, Connector, HandshakeError, LeaseRules, Mtls, Policy, Publisher, Terms,
     TicketKeys, rustls,
@@ -94,6 +95,67 @@ async fn in_steady_state_all_but_the_first_resume_and_own_rotations_end_no_sessi
             resumed += usize::from(visit(&connector, &acceptor).await.unwrap());
         }
         assert_eq!(resumed, 99, "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_session_outlives_the_reissue_of_both_ends_under_another_authority() {
+    for version in VERSIONS {
+        let (old, new) = (Domain::new("east"), Domain::new("east"));
+        let both = || {
+            let certificates = [old.certificate(), new.certificate()];
+            let authorities = X509Authorities::from_certificates(certificates);
+            let bundle = old.bundle().with_x509_authorities(authorities);
+            BundleSet::from_iter([bundle])
+        };
+        for reissued in ["server", "client"] {
+            let world = World::new();
+            let server = Publisher::fixed([old.svid("server", 3000)], both());
+            let client = Publisher::fixed([old.svid("client", 600)], both());
+            let acceptor = world.of(&server, version).acceptor().unwrap();
+            let connector = world.of(&client, version).connector().unwrap();
+            visit(&connector, &acceptor).await.unwrap();
+            assert!(visit(&connector, &acceptor).await.unwrap());
+            let source = if reissued == "server" {
+                &server
+            } else {
+                &client
+            };
+            let svid = Arc::new(new.svid(reissued, 3000));
+            source.publish([svid], both()).unwrap();
+            assert!(!visit(&connector, &acceptor).await.unwrap(), "{reissued}");
+            assert!(visit(&connector, &acceptor).await.unwrap(), "{reissued}");
+        }
+    }
+}
+
+/// A ticket that arrives late belongs to what its connection has shown, not to what would be shown now.
+#[tokio::test]
+async fn a_session_of_a_connection_that_began_before_a_reissue_is_not_kept() {
+    for reissued in [false, true] {
+        let world = World::new();
+        let (old, new) = (&world.domain, Domain::new("east"));
+        let certificates = [old.certificate(), new.certificate()];
+        let both = || {
+            let authorities = X509Authorities::from_certificates(certificates.clone());
+            BundleSet::from_iter([old.bundle().with_x509_authorities(authorities)])
+        };
+        let server = Publisher::fixed([old.svid("server", 3000)], both());
+        let client = Publisher::fixed([old.svid("client", 600)], both());
+        let acceptor = world.of(&server, &TLS13).acceptor().unwrap();
+        let connector = world.of(&client, &TLS13).connector().unwrap();
+        let (near, far) = shake(&connector, &acceptor).await;
+        let (mut near, mut far) = (near.unwrap(), far.unwrap());
+        if reissued {
+            client
+                .publish([Arc::new(new.svid("client", 600))], both())
+                .unwrap();
+        }
+        // The ticket comes with the first data.
+        far.write_all(b"x").await.unwrap();
+        far.flush().await.unwrap();
+        near.read_exact(&mut [0]).await.unwrap();
+        assert_eq!(visit(&connector, &acceptor).await.unwrap(), !reissued);
     }
 }
 

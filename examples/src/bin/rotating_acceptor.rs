@@ -1,18 +1,23 @@
-//! An echo server that runs on while its certificates rotate, and prints each revision it moved to.
+//! An echo server that runs on while its certificates rotate, and whose connections end when the trust behind them does.
 //!
 //! Run a Workload API with short lives (`spiffe up … --entry '…,ttl=30s'`), set `SPIFFE_ENDPOINT_SOCKET`, then
-//! `cargo run --bin rotating_acceptor -- --authorize domain:example.org`. Open connections stay open across rotations.
+//! `cargo run --bin rotating_acceptor -- --authorize domain:example.org`. It prints each revision that it moves to. Open
+//! connections stay open across rotations and rollovers; type another policy on a line, or defederate a trust domain,
+//! and those that no longer stand are drained, with the reason.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use spiffe_core::{Source, Watch};
 use spiffe_examples::{POLICY_FORMS, exit, interrupted, log_to_stderr};
-use spiffe_tls::{Listener, Mtls, Policy};
+use spiffe_tls::{LeaseRules, Listener, Mtls, Policy, Terms, TlsStream};
 use spiffe_workload_client::X509Source;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 
-/// Echoes what mutual TLS clients send, across rotations.
+/// Echoes what mutual TLS clients send, across rotations. Each line of standard input is a policy that takes the place
+/// of the one before.
 #[derive(Parser)]
 struct Arguments {
     /// Address to listen on; port 0 lets the system choose.
@@ -21,6 +26,12 @@ struct Arguments {
     /// Peers to talk to, in the text form of policies.
     #[arg(long, help = format!("Clients that may connect: {POLICY_FORMS}"))]
     authorize: Policy,
+    /// Seconds over which connections that lost their lease begin to drain.
+    #[arg(long, default_value_t = 5)]
+    spread: u64,
+    /// Seconds from there until they are cut.
+    #[arg(long, default_value_t = 10)]
+    grace: u64,
 }
 
 #[tokio::main]
@@ -32,11 +43,20 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let source = X509Source::new().await?;
-    let acceptor = Mtls::new(&source, arguments.authorize).acceptor()?;
+    let terms = Terms::new(arguments.authorize);
+    let seconds = Duration::from_secs;
+    let acceptor = Mtls::new(&source, terms.clone())
+        .lease_rules(LeaseRules::drain(
+            seconds(arguments.spread),
+            seconds(arguments.grace),
+        ))
+        .acceptor()?;
     let listener = acceptor.listen(TcpListener::bind(&arguments.listen).await?);
     println!("listening on {}", listener.local_addr()?);
+    // Standard input cannot be waited for in a way that ends, so nobody waits for this task.
+    tokio::spawn(follow_policies(terms));
     tokio::select! {
-        served = echo(listener) => Ok(served?),
+        served = serve(listener) => Ok(served?),
         () = report(&source) => Ok(()),
         stopped = interrupted() => Ok(stopped?),
     }
@@ -46,9 +66,10 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
 async fn report(source: &X509Source) {
     loop {
         let current = source.current();
+        let domains = current.bundles().len();
         match current.svid() {
             Ok(svid) => println!(
-                "revision {}: {} serial {} until {}",
+                "revision {}: {} serial {} until {}, {domains} trust domains",
                 current.revision(),
                 svid.id(),
                 svid.serial_hex(),
@@ -60,19 +81,47 @@ async fn report(source: &X509Source) {
     }
 }
 
-async fn echo(mut listener: Listener) -> std::io::Result<()> {
+async fn follow_policies(terms: Terms) {
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        match line.trim().parse::<Policy>() {
+            Ok(policy) => {
+                println!("policy {policy}");
+                terms.authorize(policy);
+            }
+            Err(error) => println!("the policy stays: {error}"),
+        }
+    }
+}
+
+async fn serve(mut listener: Listener) -> std::io::Result<()> {
     loop {
         match listener.accept().await? {
             Ok(stream) => {
                 let peer = stream.peer();
-                println!("{} connected under revision {}", peer.id(), peer.revision());
-                tokio::spawn(async move {
-                    let (mut from, mut to) = tokio::io::split(stream);
-                    // The end of a connection, however it comes, is the client's affair.
-                    let _ = tokio::io::copy(&mut from, &mut to).await;
-                });
+                println!(
+                    "{} connected under revision {}{}",
+                    peer.id(),
+                    peer.revision(),
+                    if peer.is_resumed() { ", resumed" } else { "" }
+                );
+                tokio::spawn(echo(stream));
             }
             Err(error) => println!("refused: {error}"),
+        }
+    }
+}
+
+/// Echoes until the client ends the connection, or its lease does.
+async fn echo(stream: TlsStream<TcpStream>) {
+    let peer = stream.peer().clone();
+    let (mut from, mut to) = tokio::io::split(stream);
+    tokio::select! {
+        // The end of a connection, however it comes, is the client's affair.
+        _ = tokio::io::copy(&mut from, &mut to) => println!("{} is gone", peer.id()),
+        end = peer.lease().over() => {
+            println!("{} is let go: {end}", peer.id());
+            let _ = to.shutdown().await;
         }
     }
 }
