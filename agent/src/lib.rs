@@ -36,6 +36,7 @@ pub mod attest;
 mod authority;
 mod cache;
 pub mod caller;
+mod deliveries;
 mod error;
 mod hpack;
 mod limits;
@@ -45,6 +46,7 @@ pub mod stream;
 mod svid_authority;
 mod workload_api;
 
+pub use deliveries::{Deliveries, Delivery};
 pub use error::{AuthorityError, ServeError};
 pub use limits::{
     DEFAULT_ATTESTATIONS, DEFAULT_REQUEST_BYTES, DEFAULT_REQUESTS, DEFAULT_REQUESTS_PER_CONNECTION,

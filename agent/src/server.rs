@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use spiffe_core::crypto::CryptoProvider;
 use spiffe_core::key::KeyType;
+use spiffe_core::schedule::REISSUE_OVER;
 use spiffe_core::{Clock, JwtVerifier, SystemClock};
 use spiffe_proto::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use tokio::sync::watch;
@@ -15,6 +16,7 @@ use tonic::transport::Server;
 
 use crate::attest::WorkloadAttestor;
 use crate::cache::{CacheConfig, SvidCache};
+use crate::deliveries::Deliveries;
 use crate::error::ServeError;
 use crate::limits::{Limits, MAX_HEADER_BYTES};
 use crate::listener::WorkloadListener;
@@ -27,6 +29,7 @@ pub struct WorkloadApiServer {
     cache: CacheConfig,
     attestor: Arc<dyn WorkloadAttestor>,
     limits: Limits,
+    deliveries: Deliveries,
 }
 
 impl WorkloadApiServer {
@@ -43,7 +46,9 @@ impl WorkloadApiServer {
                 clock: Arc::new(SystemClock::new()),
                 key_type: KeyType::default(),
                 prefetch: false,
+                reissue_over: REISSUE_OVER,
             },
+            deliveries: Deliveries::new(),
             attestor,
             limits: Limits::new(),
         }
@@ -68,6 +73,21 @@ impl WorkloadApiServer {
     #[must_use]
     pub fn prefetch(mut self, prefetch: bool) -> Self {
         self.cache.prefetch = prefetch;
+        self
+    }
+
+    /// Over how long the replacement of X509-SVIDs is spread once their authority is tainted, each in a stable slot:
+    /// [`REISSUE_OVER`] unless set. Those whose authority has left the bundle are replaced at once.
+    #[must_use]
+    pub fn reissue_over(mut self, span: Duration) -> Self {
+        self.cache.reissue_over = span;
+        self
+    }
+
+    /// Where it notes what was delivered to its streams; several servers may share one.
+    #[must_use]
+    pub fn deliveries(mut self, deliveries: Deliveries) -> Self {
+        self.deliveries = deliveries;
         self
     }
 
@@ -108,6 +128,7 @@ impl WorkloadApiServer {
             JwtVerifier::new(&*self.cache.crypto),
             closing.clone(),
             &self.limits,
+            self.deliveries,
         );
         let service = InterceptedService::new(
             SpiffeWorkloadApiServer::new(api).max_decoding_message_size(self.limits.request_bytes),

@@ -68,7 +68,8 @@ pub trait SvidAuthority: fmt::Debug + Send + Sync + 'static {
 pub struct AuthorityState {
     /// Grows with every change of what follows.
     pub revision: u64,
-    /// Grows when all SVIDs are to be replaced before their time: an authority was tainted, or an operator wants it.
+    /// Grows when all SVIDs are to be replaced before their time, because an operator wants it. A taint needs no such
+    /// word: the bundle marks the authority, and the agent spreads the replacement of what lies below it.
     pub generation: u64,
     /// Who gets which identity.
     pub entries: Arc<EntrySet>,

@@ -118,6 +118,8 @@ fn the_page_of_limits_has_the_values_of_the_constants() {
         spiffe_svid_ca::params::MAX_DNS_NAMES, "DNS names of an SVID";
         spiffe_svid_ca::params::MAX_DNS_NAME_BYTES, "bytes of a DNS name";
         spiffe_svid_ca::params::MAX_AUDIENCE_BYTES, "bytes of the audiences of a token that is issued, together";
+        spiffe_svid_ca::params::MAX_CLAIMS_BYTES, "bytes of the further claims of a token that is issued, together";
+        spiffe_svid_ca::authority::MAX_SHARED_KEYS, "JWT keys of other servers of a trust domain";
         spiffe_svid_ca::MIN_AUTHORITY_LIFETIME, "the shortest life of an authority";
         spiffe_svid_ca::upstream::MAX_UPSTREAM_CERTIFICATES, "certificates of a chain that an upstream mints, and roots";
         spiffe_svid_ca::authority::journal::MAX_JOURNAL_BYTES, "bytes of a journal";

@@ -85,6 +85,7 @@ mod explain;
 mod id;
 mod random;
 mod rule;
+pub mod schedule;
 mod time;
 
 #[cfg(feature = "svid")]

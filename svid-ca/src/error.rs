@@ -84,6 +84,20 @@ pub enum IssueError {
         crate::params::MAX_AUDIENCE_BYTES
     )]
     AudienceTooLong,
+    /// A further claim that the issuer does not allow, or one that it writes itself.
+    #[error(
+        "the issuer's policy does not allow the claim {name:?}; allow it for this trust domain, or leave it out"
+    )]
+    ClaimNotAllowed {
+        /// The claim, shortened to 64 characters.
+        name: String,
+    },
+    /// More than [`MAX_CLAIMS_BYTES`](crate::params::MAX_CLAIMS_BYTES).
+    #[error(
+        "the further claims have more than {} bytes together",
+        crate::params::MAX_CLAIMS_BYTES
+    )]
+    ClaimsTooLong,
     /// The authority's time is over.
     #[error("the signing authority expired at {not_after}; let the authorities roll over")]
     AuthorityExpired {
@@ -448,6 +462,18 @@ pub enum LifecycleError {
         /// The prepared authority's ID.
         id: String,
     },
+    /// Another JWT key has this ID.
+    #[error("the trust domain has another JWT key with the ID {id}; draw a new one")]
+    KeyIdTaken {
+        /// The key ID.
+        id: String,
+    },
+    /// More than [`MAX_SHARED_KEYS`](crate::authority::MAX_SHARED_KEYS) JWT keys were published from below.
+    #[error(
+        "servers below have published {} JWT keys, and more are not taken",
+        crate::authority::MAX_SHARED_KEYS
+    )]
+    TooManyKeys,
     /// Consumers have not acknowledged the bundle that contains the authority.
     #[error("the authority {id} is not yet known to {}; wait, or force it and break them", laggards.join(", "))]
     Laggards {
@@ -477,15 +503,18 @@ pub enum LifecycleError {
         /// The authority's ID.
         id: String,
     },
-    /// Something that the authority signed is still valid.
+    /// Something that the authority signed is still valid, or still presented.
     #[error(
-        "what the authority {id} signed is valid until {until}; wait, or force it and break its holders"
+        "what the authority {id} signed is valid until {until}{}; wait, or force it and break its holders",
+        presented(holders)
     )]
     StillInUse {
         /// The authority's ID.
         id: String,
-        /// Until when it must stay in the bundle.
+        /// Until when it must stay in the bundle, whoever presents what it signed.
         until: Timestamp,
+        /// Who is known to present it.
+        holders: Vec<String>,
     },
     /// No authority of this ID.
     #[error("the trust domain has no authority {id}")]
@@ -493,6 +522,13 @@ pub enum LifecycleError {
         /// What was asked for.
         id: String,
     },
+}
+
+fn presented(holders: &[String]) -> String {
+    if holders.is_empty() {
+        return String::new();
+    }
+    format!(" and presented by {}", holders.join(", "))
 }
 
 /// Why a trust domain's CA was not built or did not change its state.
@@ -572,6 +608,12 @@ pub enum UpstreamError {
     #[error("the upstream authority cannot be reached: {reason}")]
     Unavailable {
         /// What happened.
+        reason: String,
+    },
+    /// The upstream does not take a JWT key.
+    #[error("the upstream authority does not publish the JWT key: {reason}")]
+    JwtKey {
+        /// Why.
         reason: String,
     },
     /// What would be issued below it does not verify under its roots.

@@ -3,6 +3,7 @@
 //! Answers to X509-SVID §2–§4. Signing is asynchronous because keys may lie elsewhere; nothing is locked while it
 //! waits, and an issuance that is dropped has changed nothing.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub struct IssuerSettings {
     pub jwt_svid_ttl: Duration,
     /// The lifetime of intermediate authorities that ask for none; a day.
     pub intermediate_ttl: Duration,
+    /// Which claims JWT-SVIDs may carry beside the issuer's own; none. The issuer's own are never among them.
+    pub jwt_claims: BTreeSet<String>,
     /// How far before now certificates become valid, for peers whose clocks are slow; ten seconds.
     pub backdate: Duration,
 }
@@ -55,6 +58,7 @@ impl IssuerSettings {
             x509_svid_ttl: Duration::from_secs(3600),
             jwt_svid_ttl: Duration::from_secs(300),
             intermediate_ttl: Duration::from_secs(24 * 3600),
+            jwt_claims: BTreeSet::new(),
             backdate: Duration::from_secs(10),
         }
     }

@@ -11,7 +11,7 @@ use spiffe_core::{SpiffeId, Timestamp, TrustDomain};
 
 use crate::error::{IssueError, IssuerError};
 use crate::issuer::{IssuerSettings, Validity, check_id, hex};
-use crate::params::{JwtSvidParams, MAX_AUDIENCE_BYTES};
+use crate::params::{JwtSvidParams, MAX_AUDIENCE_BYTES, MAX_CLAIMS_BYTES};
 
 /// A JWT-SVID.
 #[derive(Clone)]
@@ -141,6 +141,7 @@ impl JwtIssuer {
         // Verifiers may accept a trust domain's own ID as a subject, issuers do not write it.
         check_id(&params.id, &self.trust_domain)?;
         check_audiences(&params.audiences)?;
+        self.check_claims(params)?;
         let token_id = if params.token_id {
             let mut bytes = [0; 16];
             self.settings.random.fill(&mut bytes)?;
@@ -163,6 +164,9 @@ impl JwtIssuer {
         if let Some(token_id) = token_id {
             claims["jti"] = token_id.into();
         }
+        for (name, value) in &params.claims {
+            claims[name] = value.clone();
+        }
         let mut token = Base64UrlUnpadded::encode_string(header.to_string().as_bytes());
         token.push('.');
         token += &Base64UrlUnpadded::encode_string(claims.to_string().as_bytes());
@@ -182,6 +186,23 @@ impl JwtIssuer {
     }
 }
 
+impl JwtIssuer {
+    fn check_claims(&self, params: &JwtSvidParams) -> Result<(), IssueError> {
+        let allowed = |name: &String| self.settings.jwt_claims.contains(name) && !is_own(name);
+        if let Some(name) = params.claims.keys().find(|name| !allowed(name)) {
+            return Err(IssueError::ClaimNotAllowed {
+                name: name.chars().take(64).collect(),
+            });
+        }
+        // Strings, numbers and lists have a JSON form whatever they hold.
+        let text = serde_json::to_string(&params.claims).unwrap_or_default();
+        if text.len() > MAX_CLAIMS_BYTES {
+            return Err(IssueError::ClaimsTooLong);
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Debug for JwtIssuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JwtIssuer")
@@ -190,6 +211,11 @@ impl fmt::Debug for JwtIssuer {
             .field("not_after", &self.not_after)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether the issuer writes this claim itself, or verifiers judge by it: RFC 7519 §4.1.
+pub(crate) fn is_own(claim: &str) -> bool {
+    matches!(claim, "sub" | "aud" | "exp" | "iat" | "nbf" | "jti")
 }
 
 fn check_audiences(audiences: &[String]) -> Result<(), IssueError> {

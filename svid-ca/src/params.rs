@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
 use spiffe_core::{SpiffeId, TrustDomain};
 
 use crate::error::DnsNameError;
@@ -13,6 +14,10 @@ pub const MAX_DNS_NAMES: usize = 256;
 
 /// The most bytes of all audiences of one JWT-SVID together; tokens travel in headers that servers limit to 8 KiB.
 pub const MAX_AUDIENCE_BYTES: usize = 4096;
+
+/// The most bytes of all further claims of one JWT-SVID together, as JSON; the reason is that of
+/// [`MAX_AUDIENCE_BYTES`].
+pub const MAX_CLAIMS_BYTES: usize = 4096;
 
 /// The most bytes of a DNS name: RFC 1035 §2.3.4.
 pub const MAX_DNS_NAME_BYTES: usize = 253;
@@ -153,6 +158,8 @@ pub struct JwtSvidParams {
     pub ttl: Option<Duration>,
     /// Whether to give the token an identifier of its own, `jti`, from 128 random bits.
     pub token_id: bool,
+    /// Further claims, at most [`MAX_CLAIMS_BYTES`] as JSON; each must be on the issuer's list of allowed ones.
+    pub claims: Map<String, Value>,
     /// The operator's hint, which travels with the SVID and is not part of the token: Workload API §8.
     pub hint: Option<String>,
     /// Why it is issued, such as the entry, for the issuance log.
@@ -167,6 +174,7 @@ impl JwtSvidParams {
             audiences: vec![audience.into()],
             ttl: None,
             token_id: false,
+            claims: Map::new(),
             hint: None,
             reason: None,
         }
@@ -186,6 +194,13 @@ impl JwtSvidParams {
     #[must_use]
     pub fn with_ttl(mut self, ttl: impl Into<Option<Duration>>) -> Self {
         self.ttl = ttl.into();
+        self
+    }
+
+    /// The same with one more claim, or another value of it.
+    #[must_use]
+    pub fn with_claim(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.claims.insert(name.into(), value.into());
         self
     }
 

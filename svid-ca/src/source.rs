@@ -10,8 +10,8 @@ use spiffe_core::{Bundle, BundleSet, Publisher, Source, Timestamp, TrustDomainRe
 use crate::authority::{Consumer, Grade};
 use crate::ca::TrustDomainCa;
 use crate::error::CaError;
+use crate::issuer::hex;
 use crate::params::X509SvidParams;
-use crate::schedule::renew_at;
 
 /// A [`Source`] that holds an SVID issued by a [`TrustDomainCa`] of the same program. A handle: clones are the same
 /// source.
@@ -125,30 +125,30 @@ impl InProcessSource {
         })
     }
 
-    /// When the SVID that is held is to be renewed; `None` before there is one.
+    /// When the SVID that is held is to be renewed, as [`TrustDomainCa::renew_at`] says; `None` before there is one.
     pub fn renew_at(&self) -> Option<Timestamp> {
-        let svid = self.current().svid().ok()?.clone();
-        Some(renew_at(
-            svid.id().as_ref(),
-            svid.serial(),
-            svid.not_before(),
-            svid.not_after(),
-        ))
+        let current = self.current();
+        Some(self.inner.ca.renew_at(current.svid().ok()?))
     }
 
     /// The acknowledgement of the bundle that this source's readers verify with, as evidence for the CA.
     pub fn acknowledgement(&self) -> Consumer {
         let trust_domain = self.inner.ca.trust_domain();
-        let sequence = self
-            .current()
+        let current = self.current();
+        let sequence = current
             .bundle(trust_domain.as_ref())
             .ok()
             .and_then(|bundle| bundle.sequence());
+        let signer = current
+            .svid()
+            .ok()
+            .and_then(|svid| svid.authority_key_id().map(hex));
         Consumer::new(
             self.inner.params.id.as_str(),
             sequence.unwrap_or(0),
             Grade::Applied,
         )
+        .presenting(signer)
     }
 
     fn publish(&self, change: impl FnOnce(&mut Parts)) -> Result<Revision, CaError> {

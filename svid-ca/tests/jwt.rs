@@ -69,6 +69,33 @@ fn several_audiences_and_an_identifier_are_written_when_asked() {
 }
 
 #[test]
+fn further_claims_are_written_when_they_are_allowed_and_never_in_place_of_the_issuers_own() {
+    let ca = ready(builder().jwt_claims(["iss", "tier"]).build(NOW)).unwrap();
+    let asked = params()
+        .with_claim("iss", "https://oidc.example.org")
+        .with_claim("tier", json!(["gold", 1]));
+    let claims = json(&issue(&ca, &asked).unwrap().token, 1);
+    assert_eq!(claims["iss"], "https://oidc.example.org");
+    assert_eq!(claims["tier"], json!(["gold", 1]));
+    assert_eq!(claims["sub"], "spiffe://example.org/web");
+
+    for name in ["role", "sub", "aud", "exp", "iat", "nbf", "jti", "", "Iss"] {
+        let refused = issue(&ca, &params().with_claim(name, "x")).unwrap_err();
+        assert!(
+            matches!(&refused, IssueError::ClaimNotAllowed { name: found } if found == name),
+            "{name}: {refused}"
+        );
+    }
+    // Without a list nothing is allowed, and the own claims cannot be put on one.
+    assert!(issue(&common::ca(), &params().with_claim("iss", "x")).is_err());
+    let error = ready(builder().jwt_claims(["sub"]).build(NOW)).unwrap_err();
+    assert!(matches!(error, CaError::Setting { .. }), "{error}");
+    let long = |length| issue(&ca, &params().with_claim("iss", "x".repeat(length)));
+    assert!(long(4000).is_ok());
+    assert!(matches!(long(4096), Err(IssueError::ClaimsTooLong)));
+}
+
+#[test]
 fn signatures_of_every_kind_verify_under_the_bundles_key() {
     for (kind, algorithm) in [
         (KeyType::EcP256, "ES256"),

@@ -119,12 +119,12 @@ fn a_rollover_by_hand() {
     assert_ne!(third.authority, old);
     assert!(verifies(&ca.bundle(), &first, NOW));
 
-    let refused = ready(ca.retire(Kind::X509, &old, false, NOW)).unwrap_err();
+    let refused = ready(ca.retire(Kind::X509, &old, &Evidence::unknown(), false, NOW)).unwrap_err();
     assert!(
         matches!(&refused, CaError::Lifecycle(LifecycleError::StillInUse { until, .. }) if *until == first.not_after() + Duration::from_secs(60)),
         "{refused}"
     );
-    ready(ca.retire(Kind::X509, &old, true, NOW)).unwrap();
+    ready(ca.retire(Kind::X509, &old, &Evidence::unknown(), true, NOW)).unwrap();
     assert_eq!(ca.bundle().x509_authorities().len(), 1);
     assert!(!verifies(&ca.bundle(), &first, NOW));
     assert_eq!(ca.bundle().sequence(), Some(sequence + 1));
@@ -179,7 +179,7 @@ fn a_tainted_authority_is_marked_in_the_bundle_and_then_revoked() {
             }
         };
         assert_eq!(tainted(&ca), 1, "{kind}");
-        ready(ca.revoke(kind, &old, NOW)).unwrap();
+        ready(ca.revoke(kind, &old, &Evidence::unknown(), true, NOW)).unwrap();
         assert_eq!(tainted(&ca), 0, "{kind}");
         assert!(ca.state().slots(kind).find(&old).is_none());
     }

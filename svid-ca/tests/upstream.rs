@@ -11,24 +11,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{NOW, builder, ca, crypto, key, ready, trust_domain, web};
-use spiffe_core::bundle::{X509Authority, certificates_to_pem};
+use spiffe_core::bundle::{JwtAuthority, X509Authority, certificates_to_pem};
 use spiffe_core::crypto::system_random;
 use spiffe_core::key::KeyType;
 use spiffe_core::verify::{PeerRole, X509Verifier};
-use spiffe_core::{BoxFuture, Bundle, BundleSet, Timestamp};
-use spiffe_svid_ca::authority::{Evidence, Kind, Status};
+use spiffe_core::{BoxFuture, Bundle, BundleSet, JwtVerifier, Timestamp};
+use spiffe_svid_ca::authority::{Evidence, Kind, MAX_SHARED_KEYS, Status};
 use spiffe_svid_ca::error::{CaError, LifecycleError, UpstreamError};
 use spiffe_svid_ca::issuer::{IssuerSettings, X509Issuer, self_signed_authority};
 use spiffe_svid_ca::upstream::{
     DiskFiles, DiskUpstream, InProcessUpstream, MintRequest, MintedAuthority, UpstreamAuthority,
 };
-use spiffe_svid_ca::{IntermediateParams, IssuedX509, StateDir, TrustDomainCa};
+use spiffe_svid_ca::{
+    IntermediateParams, IssuedX509, JwtSvidParams, StateDir, TrustDomainCa, TrustDomainCaBuilder,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
+/// A CA of the same trust domain that draws other keys' IDs than [`builder`]'s.
+fn below() -> TrustDomainCaBuilder {
+    builder().random(system_random())
+}
+
 fn child_of(parent: &TrustDomainCa) -> TrustDomainCa {
     let upstream = Arc::new(InProcessUpstream::new(parent.clone()));
-    ready(builder().upstream(upstream).build(NOW)).unwrap()
+    ready(below().upstream(upstream).build(NOW)).unwrap()
 }
 
 fn leaf(ca: &TrustDomainCa, now: Timestamp) -> IssuedX509 {
@@ -61,10 +68,9 @@ fn a_nested_cas_bundle_is_its_parents_and_its_chains_end_there() {
         );
     }
     assert!(!verifies(&ca().bundle(), &leaf(&lowest, NOW), NOW));
-    // Tokens know no chains.
-    let own = lowest.bundle();
-    assert_eq!(own.jwt_authorities().len(), 1);
-    assert!(!own.same_authorities(&root.bundle()));
+    // Tokens know no chains: all have the keys of all.
+    assert_eq!(jwt_keys(&lowest).len(), 3);
+    assert_eq!(jwt_keys(&lowest), jwt_keys(&root));
 }
 
 #[test]
@@ -133,7 +139,7 @@ fn a_root_tainted_and_revoked_upstream_is_so_below() {
         count.count()
     };
     assert_eq!(tainted(&child), 1);
-    ready(root.revoke(Kind::X509, &first, NOW)).unwrap();
+    ready(root.revoke(Kind::X509, &first, &Evidence::unknown(), true, NOW)).unwrap();
     tick(&child, NOW);
     assert_eq!(tainted(&child), 0);
     assert_eq!(child.bundle().x509_authorities().len(), 1);
@@ -168,7 +174,7 @@ fn an_authority_below_a_tainted_root_is_followed_at_once() {
     tick(&child, ahead);
     let after = leaf(&child, ahead);
     assert_ne!(after.authority, before.authority);
-    ready(root.revoke(Kind::X509, &first, ahead)).unwrap();
+    ready(root.revoke(Kind::X509, &first, &Evidence::unknown(), true, ahead)).unwrap();
     tick(&child, ahead);
     assert!(verifies(&child.bundle(), &after, ahead));
     assert!(!verifies(&child.bundle(), &before, ahead));
@@ -202,7 +208,7 @@ fn a_restart_keeps_intermediate_chain_and_roots() {
     let open = || {
         let upstream = Arc::new(InProcessUpstream::new(parent.clone()));
         let state = StateDir::open(directory.path(), &trust_domain()).unwrap();
-        ready(builder().upstream(upstream).state_dir(state).build(NOW)).unwrap()
+        ready(below().upstream(upstream).state_dir(state).build(NOW)).unwrap()
     };
     let first = open();
     let (state, bundle) = (first.state(), first.bundle());
@@ -253,6 +259,189 @@ impl UpstreamAuthority for Away {
     }
 }
 
+/// The JWT keys in a bundle, by ID.
+fn jwt_keys(ca: &TrustDomainCa) -> Vec<String> {
+    let bundle = ca.bundle();
+    let keys = bundle.jwt_authorities().iter();
+    let mut ids: Vec<_> = keys.map(|key| key.key_id().to_owned()).collect();
+    ids.sort();
+    ids
+}
+
+fn token_verifies(under: &TrustDomainCa, by: &TrustDomainCa, now: Timestamp) -> bool {
+    let params = JwtSvidParams::new(common::id("spiffe://example.org/web"), "db");
+    let issued = ready(by.issue_jwt(&params, now)).unwrap();
+    let bundles: BundleSet = [under.bundle()].into_iter().collect();
+    JwtVerifier::new(&*crypto())
+        .verify(&issued.token, "db", &bundles, now)
+        .is_ok()
+}
+
+#[test]
+fn a_token_of_any_server_of_the_trust_domain_verifies_at_every_other() {
+    let root = ca();
+    let middle = child_of(&root);
+    let servers = [child_of(&middle), child_of(&middle), middle, root];
+    // What came up from below goes down to everybody with the next tick, from the top.
+    for server in servers.iter().rev() {
+        tick(server, NOW);
+    }
+    for under in &servers {
+        assert_eq!(jwt_keys(under).len(), 4);
+        for by in &servers {
+            assert!(token_verifies(under, by, NOW));
+        }
+    }
+    // Ten days of rollovers: a key is everywhere before it signs, and nowhere once what it signed has expired.
+    for hour in 1..10 * 24_u32 {
+        let now = NOW + HOUR * hour;
+        for server in servers.iter().rev() {
+            tick(server, now);
+        }
+        for by in &servers {
+            for under in &servers {
+                assert!(token_verifies(under, by, now), "hour {hour}");
+            }
+        }
+        assert!(jwt_keys(&servers[3]).len() <= 12, "hour {hour}");
+    }
+    let all = jwt_keys(&servers[3]);
+    assert!(servers.iter().all(|server| jwt_keys(server) == all));
+}
+
+#[test]
+fn a_jwt_key_signs_only_after_the_upstream_has_it_and_leaves_it_when_revoked() {
+    let root = ready(builder().authority_lifetime(HOUR * 240).build(NOW)).unwrap();
+    let upstream = Arc::new(AwayForKeys(Away {
+        upstream: InProcessUpstream::new(root.clone()),
+        away: AtomicBool::new(false),
+    }));
+    let child = ready(below().upstream(upstream.clone()).build(NOW)).unwrap();
+    let first = child
+        .state()
+        .slots(Kind::Jwt)
+        .active()
+        .unwrap()
+        .id()
+        .to_owned();
+    assert!(jwt_keys(&root).contains(&first));
+    upstream.0.away.store(true, Ordering::Relaxed);
+    let error = ready(child.prepare(Kind::Jwt, NOW)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the upstream authority cannot be reached: it is away"
+    );
+    assert_eq!(child.state().slots(Kind::Jwt).prepared(), None);
+    assert!(
+        token_verifies(&root, &child, NOW),
+        "the one before signs on"
+    );
+    upstream.0.away.store(false, Ordering::Relaxed);
+    ready(child.prepare(Kind::Jwt, NOW)).unwrap();
+    assert_eq!(jwt_keys(&root).len(), 3);
+    let none = Evidence::unknown();
+    ready(child.activate(Kind::Jwt, &none, true, NOW)).unwrap();
+    ready(child.taint(Kind::Jwt, &first, NOW)).unwrap();
+    ready(child.revoke(Kind::Jwt, &first, &none, true, NOW)).unwrap();
+    assert!(!jwt_keys(&root).contains(&first));
+    assert!(token_verifies(&root, &child, NOW));
+}
+
+#[test]
+fn keys_from_below_survive_a_restart_leave_when_they_expire_and_never_replace_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = || {
+        let state = StateDir::open(directory.path(), &trust_domain()).unwrap();
+        ready(builder().state_dir(state).build(NOW)).unwrap()
+    };
+    let parent = open();
+    let public =
+        |id: &str| JwtAuthority::new(id, key(KeyType::EcP256).public_key().clone()).unwrap();
+    let (below, until) = (public("below"), NOW + HOUR);
+    ready(parent.share_jwt_key(&below, until, NOW)).unwrap();
+    let own = parent
+        .state()
+        .slots(Kind::Jwt)
+        .active()
+        .unwrap()
+        .id()
+        .to_owned();
+    let before = (jwt_keys(&parent), parent.bundle().sequence());
+    assert!(before.0.contains(&"below".to_owned()));
+    // Told again it is the same; another key of its ID, or of an own one's, is refused.
+    ready(parent.share_jwt_key(&below, until, NOW)).unwrap();
+    for taken in ["below", &own] {
+        let error = ready(parent.share_jwt_key(&public(taken), until, NOW)).unwrap_err();
+        assert!(
+            matches!(
+                &error,
+                CaError::Lifecycle(LifecycleError::KeyIdTaken { .. })
+            ),
+            "{error}"
+        );
+    }
+    assert_eq!((jwt_keys(&parent), parent.bundle().sequence()), before);
+    drop(parent);
+    let parent = open();
+    assert_eq!((jwt_keys(&parent), parent.bundle().sequence()), before);
+    let kept = Duration::from_secs(60);
+    tick(&parent, until + kept);
+    assert!(jwt_keys(&parent).contains(&"below".to_owned()));
+    tick(&parent, until + kept + Duration::from_secs(1));
+    assert!(!jwt_keys(&parent).contains(&"below".to_owned()));
+    let crowded = ca();
+    for number in 0..MAX_SHARED_KEYS {
+        ready(crowded.share_jwt_key(&public(&number.to_string()), until, NOW)).unwrap();
+    }
+    let error = ready(crowded.share_jwt_key(&below, until, NOW)).unwrap_err();
+    assert!(
+        matches!(&error, CaError::Lifecycle(LifecycleError::TooManyKeys)),
+        "{error}"
+    );
+}
+
+/// An upstream that can be away for JWT keys alone.
+#[derive(Debug)]
+struct AwayForKeys(Away);
+
+impl UpstreamAuthority for AwayForKeys {
+    fn mint<'a>(
+        &'a self,
+        request: &'a MintRequest,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Result<MintedAuthority, UpstreamError>> {
+        self.0.upstream.mint(request, now)
+    }
+
+    fn roots(&self, now: Timestamp) -> BoxFuture<'_, Result<Vec<X509Authority>, UpstreamError>> {
+        self.0.upstream.roots(now)
+    }
+
+    fn publish_jwt_key<'a>(
+        &'a self,
+        key: &'a JwtAuthority,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Result<(), UpstreamError>> {
+        Box::pin(async move {
+            self.0.check()?;
+            self.0.upstream.publish_jwt_key(key, until, now).await
+        })
+    }
+
+    fn withdraw_jwt_key<'a>(
+        &'a self,
+        key_id: &'a str,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Result<(), UpstreamError>> {
+        self.0.upstream.withdraw_jwt_key(key_id, now)
+    }
+
+    fn jwt_keys(&self, now: Timestamp) -> BoxFuture<'_, Result<Vec<JwtAuthority>, UpstreamError>> {
+        self.0.upstream.jwt_keys(now)
+    }
+}
+
 #[test]
 fn an_upstream_that_is_away_hinders_neither_issuance_nor_jwt_authorities() {
     let root = ready(builder().authority_lifetime(HOUR * 240).build(NOW)).unwrap();
@@ -260,7 +449,7 @@ fn an_upstream_that_is_away_hinders_neither_issuance_nor_jwt_authorities() {
         upstream: InProcessUpstream::new(root.clone()),
         away: AtomicBool::new(true),
     });
-    let build = || ready(builder().upstream(upstream.clone()).build(NOW));
+    let build = || ready(below().upstream(upstream.clone()).build(NOW));
     assert_eq!(
         build().unwrap_err().to_string(),
         "the upstream authority cannot be reached: it is away"
@@ -364,7 +553,7 @@ fn a_self_signed_authority_in_files_is_the_root() {
     let files = Files::new();
     let root = files.write_root(HOUR * 1000);
     let upstream = Arc::new(files.self_signed().unwrap());
-    let ca = ready(builder().upstream(upstream).build(NOW)).unwrap();
+    let ca = ready(below().upstream(upstream).build(NOW)).unwrap();
     let issued = leaf(&ca, NOW);
     assert_eq!(issued.chain.len(), 2);
     let bundle = ca.bundle();
@@ -379,7 +568,7 @@ fn an_authority_in_files_below_a_root_is_served_as_an_intermediate() {
     let files = Files::new();
     files.write_intermediate();
     let upstream = Arc::new(files.with_bundle().unwrap());
-    let ca = ready(builder().upstream(upstream).build(NOW)).unwrap();
+    let ca = ready(below().upstream(upstream).build(NOW)).unwrap();
     let issued = leaf(&ca, NOW);
     assert_eq!(issued.chain.len(), 3);
     assert!(verifies(&ca.bundle(), &issued, NOW));
@@ -422,7 +611,7 @@ fn new_files_are_followed_and_bad_ones_reported_while_the_old_serve_on() {
     let files = Files::new();
     files.write_root(HOUR * 1000);
     let upstream = Arc::new(files.self_signed().unwrap());
-    let ca = ready(builder().upstream(upstream.clone()).build(NOW)).unwrap();
+    let ca = ready(below().upstream(upstream.clone()).build(NOW)).unwrap();
     let (bundle, held) = (ca.bundle(), leaf(&ca, NOW));
     assert!(upstream.rejected().is_none());
 
@@ -461,7 +650,7 @@ fn an_expired_upstream_issues_nothing_and_what_was_issued_lives_no_longer() {
     let files = Files::new();
     files.write_root(HOUR * 3);
     let upstream = Arc::new(files.self_signed().unwrap());
-    let ca = ready(builder().upstream(upstream).build(NOW)).unwrap();
+    let ca = ready(below().upstream(upstream).build(NOW)).unwrap();
     let issued = ready(ca.issue_x509(
         &web().with_ttl(HOUR * 10),
         key(KeyType::EcP256).public_key(),

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use spiffe_core::bundle::X509Authorities;
+use spiffe_core::svid::Backing;
 use spiffe_core::{Timestamp, X509Svid};
 use spiffe_registration::Entry;
 
@@ -15,6 +17,8 @@ use spiffe_registration::Entry;
 pub(super) struct Ledger {
     slots: HashMap<String, Slot>,
     generation: u64,
+    /// The own trust domain's.
+    authorities: Arc<X509Authorities>,
 }
 
 /// One entry's place.
@@ -35,6 +39,9 @@ struct Held {
     entry: Arc<Entry>,
     generation: u64,
     renew_at: Timestamp,
+    backing: Backing,
+    /// Monotonic time at which it is to be replaced for what became of its authority.
+    reissue_at: Option<Duration>,
 }
 
 /// An attempt that is to be made.
@@ -84,6 +91,39 @@ impl Ledger {
         });
     }
 
+    /// Looks what became of the authorities of what is held: what lies below a tainted one is replaced `after` a while
+    /// of its own, what lies below none at once. Says how many are to be replaced for that.
+    pub(super) fn judge(
+        &mut self,
+        authorities: &Arc<X509Authorities>,
+        monotonic: Duration,
+        after: impl Fn(&X509Svid) -> Duration,
+    ) -> usize {
+        if Arc::ptr_eq(&self.authorities, authorities) {
+            return 0;
+        }
+        self.authorities = Arc::clone(authorities);
+        let mut found = 0;
+        for held in self
+            .slots
+            .values_mut()
+            .filter_map(|slot| slot.held.as_mut())
+        {
+            let backing = held.svid.backing(authorities);
+            if backing == held.backing {
+                continue;
+            }
+            held.backing = backing;
+            held.reissue_at = match backing {
+                Backing::Trusted => None,
+                Backing::Tainted => Some(monotonic + after(&held.svid)),
+                Backing::Withdrawn => Some(monotonic),
+            };
+            found += usize::from(held.reissue_at.is_some());
+        }
+        found
+    }
+
     /// Wants an SVID for `entry` from now on.
     pub(super) fn demand(&mut self, entry: &Entry) {
         if self.slots.contains_key(entry.id()) {
@@ -109,9 +149,10 @@ impl Ledger {
             .slots
             .values_mut()
             .filter(|slot| {
+                let forced = slot.reissue_at().is_some_and(|at| at <= monotonic);
                 !slot.attempting
                     && slot.retry_at <= monotonic
-                    && slot.wanted_at(generation).is_none_or(|at| at <= now)
+                    && (forced || slot.wanted_at(generation).is_none_or(|at| at <= now))
             })
             .collect();
         // Without an SVID first, then by what is left; the entry's ID makes the order the same in every run.
@@ -129,8 +170,15 @@ impl Ledger {
             .collect()
     }
 
-    /// Takes what an attempt brought, with the time to renew it.
-    pub(super) fn succeed(&mut self, attempt: Attempt, svid: Arc<X509Svid>, renew_at: Timestamp) {
+    /// Takes what an attempt brought, with the time to renew it, and the monotonic time to try again should its authority
+    /// be no better than the one before.
+    pub(super) fn succeed(
+        &mut self,
+        attempt: Attempt,
+        svid: Arc<X509Svid>,
+        renew_at: Timestamp,
+        again_at: Duration,
+    ) {
         let Some(slot) = self.slots.get_mut(attempt.entry.id()) else {
             return;
         };
@@ -140,7 +188,10 @@ impl Ledger {
         if svid.id() != slot.entry.spiffe_id() {
             return;
         }
+        let backing = svid.backing(&self.authorities);
         slot.held = Some(Held {
+            backing,
+            reissue_at: (backing != Backing::Trusted).then_some(again_at),
             svid,
             entry: attempt.entry,
             generation: attempt.generation,
@@ -191,6 +242,7 @@ impl Ledger {
             .filter(|slot| !slot.attempting)
             .map(|slot| {
                 let wanted = slot.wanted_at(self.generation).map_or(Duration::ZERO, at);
+                let wanted = slot.reissue_at().map_or(wanted, |at| at.min(wanted));
                 wanted.max(slot.retry_at)
             });
         let expiries = self
@@ -217,6 +269,10 @@ impl Slot {
             .as_ref()
             .filter(|held| held.generation == generation && held.entry == self.entry)
             .map(|held| held.renew_at)
+    }
+
+    fn reissue_at(&self) -> Option<Duration> {
+        self.held.as_ref().and_then(|held| held.reissue_at)
     }
 
     fn urgency(&self) -> (Option<Timestamp>, &str) {

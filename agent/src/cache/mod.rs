@@ -61,6 +61,8 @@ pub(crate) struct CacheConfig {
     pub(crate) key_type: KeyType,
     /// Whether every entry is issued an SVID before anybody asks.
     pub(crate) prefetch: bool,
+    /// Over how long the replacement of what a tainted authority signed is spread.
+    pub(crate) reissue_over: Duration,
 }
 
 impl SvidCache {
@@ -184,6 +186,22 @@ impl Driver {
             .map(|entry| (entry.id(), entry))
             .collect();
         self.ledger.adopt(&entries, self.state.generation);
+        let CacheConfig {
+            authority,
+            clock,
+            reissue_over,
+            ..
+        } = &self.config;
+        let own = self.state.bundles.get(authority.trust_domain().as_ref());
+        // Without a bundle there is nothing to judge by.
+        if let Some(own) = own.filter(|own| !own.x509_authorities().is_empty()) {
+            let monotonic = clock.monotonic();
+            let after = |svid: &X509Svid| schedule::reissue_after(svid, *reissue_over);
+            let replaced = self.ledger.judge(own.x509_authorities(), monotonic, after);
+            if replaced > 0 {
+                tracing::warn!(svids = replaced, over = ?reissue_over, "replacing X509-SVIDs whose authority was tainted or withdrawn");
+            }
+        }
         self.entries_revision += 1;
         self.next_entry_end = entries
             .values()
@@ -213,11 +231,16 @@ impl Driver {
     }
 
     fn settle(&mut self, attempt: Attempt, outcome: Result<X509Svid, IssueError>) {
-        let CacheConfig { clock, crypto, .. } = &self.config;
+        let CacheConfig {
+            clock,
+            reissue_over,
+            ..
+        } = &self.config;
         let spiffe_id = attempt.entry.spiffe_id();
         match outcome {
             Ok(svid) => {
-                let renew_at = schedule::renew_at(&svid, clock.now(), &**crypto);
+                let renew_at = schedule::renew_at(&svid, clock.now());
+                let again_at = clock.monotonic() + (*reissue_over).max(MIN_REISSUE_INTERVAL);
                 tracing::info!(
                     %spiffe_id,
                     entry = attempt.entry.id(),
@@ -227,7 +250,8 @@ impl Driver {
                     "X509-SVID {}",
                     if attempt.is_renewal { "renewed" } else { "issued" }
                 );
-                self.ledger.succeed(attempt, Arc::new(svid), renew_at);
+                self.ledger
+                    .succeed(attempt, Arc::new(svid), renew_at, again_at);
             }
             Err(error) => {
                 tracing::warn!(
@@ -237,7 +261,7 @@ impl Driver {
                     "X509-SVID not issued: trying again"
                 );
                 self.ledger.fail(&attempt, clock.monotonic(), |failures| {
-                    schedule::retry_after(spiffe_id.as_ref(), failures, &**crypto)
+                    schedule::retry_after(spiffe_id.as_ref(), failures)
                 });
             }
         }
@@ -307,6 +331,10 @@ const MAX_ATTEMPTS: usize = 16;
 
 /// How long an authority may take: as long as SPIRE's agent gives its server.
 pub(crate) const ISSUE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The least time between two replacements of an SVID for its authority's sake: one whose successor is no better is not
+/// asked for in a loop.
+const MIN_REISSUE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The longest wait between two looks, since renewal times are the calendar's, and it may be set while we wait.
 const MAX_SLEEP: Duration = Duration::from_secs(60);

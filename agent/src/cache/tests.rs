@@ -6,7 +6,10 @@ use std::time::Duration;
 use spiffe_registration::EntryParams;
 
 use super::*;
-use crate::support::{ManualClock, START, TestAuthority, entry, entry_with};
+use crate::support::{ManualClock, Root, START, TestAuthority, entry, entry_with};
+use spiffe_core::Bundle;
+use spiffe_core::bundle::{X509Authorities, X509Authority};
+use spiffe_core::schedule::REISSUE_OVER;
 
 struct Fixture {
     clock: Arc<ManualClock>,
@@ -26,6 +29,7 @@ impl Fixture {
             clock: clock.clone(),
             key_type: KeyType::default(),
             prefetch,
+            reissue_over: REISSUE_OVER,
         });
         tokio::spawn(driver);
         Self {
@@ -232,6 +236,60 @@ async fn new_generation_replaces_everything_and_leaves_no_gap() {
     }
 }
 
+/// The test authority's own bundle, with its root marked or replaced.
+fn mark(fixture: &Fixture, change: impl FnOnce(X509Authority) -> X509Authority) {
+    let root = X509Authority::from_der(fixture.authority.root().certificate.clone()).unwrap();
+    let authorities = X509Authorities::from_iter([change(root)]);
+    let name = fixture.authority.trust_domain().clone();
+    let bundle = Bundle::new(name).with_x509_authorities(authorities);
+    fixture.authority.set_bundles([bundle]);
+}
+
+#[tokio::test]
+async fn what_lies_below_a_tainted_authority_is_replaced_over_the_span_and_not_at_once() {
+    let entries: Vec<_> = (0..60)
+        .map(|number| entry_with(&format!("w{number}"), &format!("a:{number}"), lasting(100)))
+        .collect();
+    let fixture = Fixture::holding(entries).await;
+    mark(&fixture, X509Authority::into_tainted);
+    fixture.settle().await;
+    let mut replaced = Vec::new();
+    // Within the span nothing is replaced twice: what is issued meanwhile is no better here, and waits its turn.
+    for _ in 0..REISSUE_OVER.as_secs() / 60 {
+        fixture.advance(MINUTE).await;
+        replaced.push(fixture.authority.take_attempts());
+    }
+    assert!(
+        replaced
+            .iter()
+            .all(|minute| (3..=25).contains(&minute.len())),
+        "{:?}",
+        replaced.iter().map(Vec::len).collect::<Vec<_>>()
+    );
+    let all: HashSet<_> = replaced.iter().flatten().collect();
+    assert_eq!(all.len(), 60);
+    // The taint is withdrawn: there is nothing to do.
+    mark(&fixture, |root| root);
+    fixture.advance(MINUTE * 60).await;
+    assert_eq!(fixture.authority.take_attempts(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_lies_below_no_authority_of_the_bundle_is_replaced_at_once() {
+    let fixture = Fixture::holding(vec![entry_with("web", "a:1", lasting(100))]).await;
+    let other = Root::of(fixture.authority.trust_domain());
+    mark(&fixture, |_| {
+        X509Authority::from_der(other.certificate).unwrap()
+    });
+    fixture.settle().await;
+    assert_eq!(fixture.authority.take_attempts(), ["web"]);
+    // Its successor is no better; that is no reason to ask without end.
+    fixture.advance(MINUTE - Duration::from_secs(1)).await;
+    assert_eq!(fixture.authority.take_attempts(), Vec::<String>::new());
+    fixture.advance(REISSUE_OVER).await;
+    assert_eq!(fixture.authority.take_attempts(), ["web"]);
+}
+
 #[tokio::test]
 async fn new_generation_does_not_wait_for_the_back_off() {
     let fixture = Fixture::new(vec![entry("web", "a:1")], false);
@@ -315,6 +373,7 @@ async fn task_ends_with_the_last_handle() {
         clock,
         key_type: KeyType::default(),
         prefetch: false,
+        reissue_over: REISSUE_OVER,
     });
     let task = tokio::spawn(driver);
     drop(cache);

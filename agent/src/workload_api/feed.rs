@@ -1,16 +1,18 @@
 //! One open stream: the first message at once, then one for each change that concerns its caller.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::stream::{self, Stream};
-use spiffe_core::{Clock, TrustDomain};
+use spiffe_core::{BundleSet, Clock, TrustDomain};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tonic::Status;
 
 use super::identity::{Grant, Identity};
-use super::updates::{Outlook, Update};
+use super::updates::{Outlook, Update, bundles_for};
 use crate::cache::{SvidCache, View};
+use crate::deliveries::{Deliveries, OpenStream};
 
 /// A stream as the generated trait wants it.
 pub(super) type Messages<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
@@ -27,6 +29,11 @@ pub(super) struct Feed<U> {
     /// The [`View::entries_revision`] that the grants are of.
     granted: Option<u64>,
     sent: Option<U>,
+    deliveries: Deliveries,
+    /// From the first message on.
+    open: Option<OpenStream>,
+    /// What the message that was handed out last brings.
+    under_way: Option<Receipt>,
     /// Held for as long as the stream is open.
     _turn: OwnedSemaphorePermit,
 }
@@ -38,6 +45,7 @@ impl<U: Update> Feed<U> {
         cache: SvidCache,
         clock: Arc<dyn Clock>,
         closing: watch::Receiver<bool>,
+        deliveries: Deliveries,
         turn: OwnedSemaphorePermit,
     ) -> Self {
         Self {
@@ -50,6 +58,9 @@ impl<U: Update> Feed<U> {
             grants: Vec::new(),
             granted: None,
             sent: None,
+            deliveries,
+            open: None,
+            under_way: None,
             _turn: turn,
         }
     }
@@ -67,6 +78,12 @@ impl<U: Update> Feed<U> {
     }
 
     async fn next(&mut self) -> Result<Option<U::Message>, Status> {
+        if let Some(receipt) = self.under_way.take() {
+            // Nothing yet, so that what was handed out is passed on. HTTP/2 asks again once all of it has found room in
+            // the stream's window: a reader that has stopped reading never gets that far.
+            tokio::task::yield_now().await;
+            self.note(receipt);
+        }
         loop {
             let view = Arc::clone(&self.views.borrow_and_update());
             self.identity.require_alive()?;
@@ -83,6 +100,12 @@ impl<U: Update> Feed<U> {
         }
     }
 
+    fn note(&self, receipt: Receipt) {
+        if let Some(open) = &self.open {
+            open.delivered(receipt.sequences, receipt.signers);
+        }
+    }
+
     /// The message that `view` makes necessary, if any.
     fn look(&mut self, view: &View) -> Result<Option<U::Message>, Status> {
         if self.granted != Some(view.entries_revision) {
@@ -94,8 +117,21 @@ impl<U: Update> Feed<U> {
         }
         match U::of(view, &self.trust_domain, &self.grants) {
             Outlook::Ready(update) => {
+                let receipt = Receipt {
+                    sequences: sequences(&view.state.bundles, &self.trust_domain, &self.grants),
+                    signers: update.signers(),
+                };
                 if self.sent.as_ref().is_some_and(|sent| sent.covers(&update)) {
+                    // It has all of this view that concerns it.
+                    self.note(receipt);
                     return Ok(None);
+                }
+                self.under_way = Some(receipt);
+                if self.open.is_none() {
+                    let id = self.grants.first().map(|grant| grant.entry.spiffe_id());
+                    let id = id.map(|id| format!("{id}, ")).unwrap_or_default();
+                    let consumer = format!("{id}{}", self.identity.caller());
+                    self.open = Some(self.deliveries.open(consumer));
                 }
                 let message = update.message();
                 self.sent = Some(update);
@@ -111,6 +147,24 @@ impl<U: Update> Feed<U> {
             Outlook::Nothing => Err(Status::unavailable(NOTHING)),
         }
     }
+}
+
+/// What a message brings to a stream.
+struct Receipt {
+    sequences: BTreeMap<TrustDomain, u64>,
+    signers: BTreeSet<Vec<u8>>,
+}
+
+/// The sequence numbers of the bundles that a workload with these grants is given.
+fn sequences(
+    bundles: &BundleSet,
+    trust_domain: &TrustDomain,
+    grants: &[Grant],
+) -> BTreeMap<TrustDomain, u64> {
+    bundles_for(bundles, trust_domain, grants)
+        .iter()
+        .filter_map(|bundle| Some((bundle.trust_domain().clone(), bundle.sequence()?)))
+        .collect()
 }
 
 const STOPPED: &str = "the agent has stopped";

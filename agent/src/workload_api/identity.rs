@@ -80,6 +80,11 @@ impl Identity {
         Ok(grants)
     }
 
+    /// The process that calls.
+    pub(super) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
     /// # Errors
     ///
     /// PERMISSION_DENIED when the caller has ended: what it left to others of its connection is not theirs to use.

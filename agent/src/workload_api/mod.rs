@@ -30,6 +30,7 @@ use tonic::{Request, Response, Status};
 use crate::attest::WorkloadAttestor;
 use crate::cache::{ISSUE_TIMEOUT, SvidCache};
 use crate::caller::Caller;
+use crate::deliveries::Deliveries;
 use crate::error::IssueError;
 use crate::limits::Limits;
 use crate::svid_authority::{AuthorityState, SvidAuthority};
@@ -49,9 +50,14 @@ pub(crate) struct WorkloadApi {
     closing: watch::Receiver<bool>,
     requests: Arc<Semaphore>,
     attestations: Semaphore,
+    deliveries: Deliveries,
 }
 
 impl WorkloadApi {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of a service, each named where it is made"
+    )]
     pub(crate) fn new(
         authority: Arc<dyn SvidAuthority>,
         attestor: Arc<dyn WorkloadAttestor>,
@@ -60,6 +66,7 @@ impl WorkloadApi {
         jwt_verifier: JwtVerifier,
         closing: watch::Receiver<bool>,
         limits: &Limits,
+        deliveries: Deliveries,
     ) -> Self {
         Self {
             authority,
@@ -68,6 +75,7 @@ impl WorkloadApi {
             clock,
             jwt_verifier,
             closing,
+            deliveries,
             requests: Arc::new(Semaphore::new(limits.requests.min(Semaphore::MAX_PERMITS))),
             attestations: Semaphore::new(limits.attestations.clamp(1, Semaphore::MAX_PERMITS)),
         }
@@ -102,6 +110,7 @@ impl WorkloadApi {
             self.cache.clone(),
             Arc::clone(&self.clock),
             self.closing.clone(),
+            self.deliveries.clone(),
             turn,
         );
         Ok(Response::new(feed.into_stream()))

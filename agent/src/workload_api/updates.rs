@@ -27,6 +27,11 @@ pub(super) trait Update: Sized + Send + 'static {
 
     /// The wire form.
     fn message(&self) -> Self::Message;
+
+    /// The key identifiers of those who signed the X509-SVIDs in it.
+    fn signers(&self) -> BTreeSet<Vec<u8>> {
+        BTreeSet::new()
+    }
 }
 
 /// Whether there is something to send.
@@ -105,6 +110,14 @@ impl Update for X509Svids {
             crl: Vec::new(),
             federated_bundles: x509_map(&self.bundles.federated),
         }
+    }
+
+    fn signers(&self) -> BTreeSet<Vec<u8>> {
+        let signers = self
+            .svids
+            .iter()
+            .filter_map(|(svid, _)| svid.authority_key_id());
+        signers.map(<[u8]>::to_vec).collect()
     }
 }
 

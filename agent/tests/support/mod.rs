@@ -213,6 +213,7 @@ impl TestAuthority {
         params.not_before = date(now - Duration::from_secs(10));
         params.not_after = date(now + entry.params().x509_svid_ttl.unwrap_or(self.life));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
         params.subject_alt_names = vec![uri(entry.spiffe_id().as_str())];
         params.serial_number = Some(SerialNumber::from(
             self.serial.fetch_add(1, Ordering::SeqCst),

@@ -207,7 +207,10 @@ impl CaDirectory {
         for kind in kinds {
             for authority in ca.state().slots(*kind).iter() {
                 if matches!(authority.status(), Status::Old | Status::Tainted) {
-                    match ca.retire(*kind, authority.id(), false, now).await {
+                    match ca
+                        .retire(*kind, authority.id(), &evidence, false, now)
+                        .await
+                    {
                         Err(CaError::Lifecycle(LifecycleError::StillInUse { .. })) => {}
                         retired => drop(retired?),
                     }
@@ -247,7 +250,7 @@ impl CaDirectory {
             ca.taint(kind, id, now).await?;
         }
         if revoke {
-            ca.revoke(kind, id, now).await?;
+            ca.revoke(kind, id, &Evidence::unknown(), true, now).await?;
         }
         Ok(StatusReport::new(ca.trust_domain(), &ca.state(), now))
     }

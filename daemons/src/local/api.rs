@@ -44,7 +44,9 @@ impl LocalTrustDomain {
         let crypto = self.shared.crypto.clone();
         let server = WorkloadApiServer::new(self.shared.clone(), Arc::new(self.attestor()), crypto)
             .clock(clock)
-            .prefetch(true);
+            .prefetch(true)
+            .reissue_over(self.shared.reissue_over)
+            .deliveries(self.shared.deliveries.clone());
         let (stop, stopped) = oneshot::channel::<()>();
         // The tasks of the trust domain live as long as it is served.
         let kept = self.clone();

@@ -8,18 +8,19 @@ mod api;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use spiffe_agent::{AuthorityError, AuthorityState, SvidAuthority};
+use spiffe_agent::{AuthorityError, AuthorityState, Deliveries, Delivery, SvidAuthority};
 use spiffe_core::crypto::{CryptoProvider, aws_lc_rs, system_random};
 use spiffe_core::key::Signer;
 use spiffe_core::pki_types::CertificateDer;
+use spiffe_core::schedule::REISSUE_OVER;
 use spiffe_core::{
     BoxFuture, Bundle, BundleSet, Clock, Random, SystemClock, TrustDomain, TrustDomainRef, Watch,
 };
 use spiffe_registration::{Entry, EntryError, EntrySet, EntrySetError};
-use spiffe_svid_ca::authority::{Evidence, Kind, Status};
+use spiffe_svid_ca::authority::{Consumer, Evidence, Grade, Kind, Status};
 use spiffe_svid_ca::error::{CaError, IssueError, StateError};
 use spiffe_svid_ca::{DnsName, Event, JwtSvidParams, StateDir, TrustDomainCa, X509SvidParams};
 use tokio::sync::watch;
@@ -42,8 +43,15 @@ pub struct LocalTrustDomain {
 struct Tasks {
     /// Follow the authority's bundle, its life, and the trust domains federated with.
     running: JoinSet<()>,
-    /// Those that follow foreign trust domains.
-    federated: HashMap<TrustDomain, AbortHandle>,
+    /// The foreign trust domains that are followed.
+    federated: HashMap<TrustDomain, Followed>,
+}
+
+/// A foreign trust domain whose bundle is followed.
+#[derive(Debug)]
+struct Followed {
+    task: AbortHandle,
+    foreign: Weak<Shared>,
 }
 
 #[derive(Debug)]
@@ -52,6 +60,11 @@ struct Shared {
     crypto: Arc<dyn CryptoProvider>,
     clock: Arc<dyn Clock>,
     state: watch::Sender<AuthorityState>,
+    /// What was delivered to the workloads here.
+    deliveries: Deliveries,
+    reissue_over: Duration,
+    /// The same of the trust domains that follow this one: their workloads verify with its bundle too.
+    followers: Mutex<HashMap<TrustDomain, Deliveries>>,
 }
 
 impl LocalTrustDomain {
@@ -62,6 +75,7 @@ impl LocalTrustDomain {
             entries: Vec::new(),
             state: None,
             authority_lifetime: None,
+            reissue_over: REISSUE_OVER,
             clock: Arc::new(SystemClock::new()),
             crypto: aws_lc_rs(),
             random: system_random(),
@@ -98,16 +112,26 @@ impl LocalTrustDomain {
                 own.put_bundle(bundle);
             }
         }));
-        if let Some(before) = tasks.federated.insert(name, following) {
-            before.abort();
+        let followed = Followed {
+            task: following,
+            foreign: Arc::downgrade(&other.shared),
+        };
+        if let Some(before) = tasks.federated.insert(name, followed) {
+            before.task.abort();
         }
+        let name = self.trust_domain().clone();
+        let deliveries = self.shared.deliveries.clone();
+        lock(&other.shared.followers).insert(name, deliveries);
     }
 
     /// Takes a foreign trust domain's bundle away from all workloads, and follows it no more.
     pub fn put_away(&self, trust_domain: TrustDomainRef<'_>) {
         let mut tasks = lock(&self.tasks);
-        if let Some(following) = tasks.federated.remove(&trust_domain.to_owned()) {
-            following.abort();
+        if let Some(followed) = tasks.federated.remove(&trust_domain.to_owned()) {
+            followed.task.abort();
+            if let Some(foreign) = followed.foreign.upgrade() {
+                lock(&foreign.followers).remove(self.trust_domain());
+            }
         }
         self.shared.change(|state| {
             let mut bundles = (*state.bundles).clone();
@@ -119,6 +143,13 @@ impl LocalTrustDomain {
     /// Replaces every SVID before its time.
     pub fn reissue(&self) {
         self.shared.change(|state| state.generation += 1);
+    }
+
+    /// What is known of who has which bundle, and whose SVIDs were signed by which authority: every open stream of the
+    /// Workload API, here and in the trust domains that federate with this one, with what was written to it. Rollovers
+    /// wait for it.
+    pub fn evidence(&self) -> Evidence {
+        self.shared.evidence()
     }
 
     /// Makes the next X.509 authority and publishes it; it signs once it is activated.
@@ -159,7 +190,36 @@ impl LocalTrustDomain {
             .map(|authority| authority.id().to_owned())
             .unwrap_or_default();
         let now = self.shared.clock.now();
-        self.ca().retire(Kind::X509, &old, true, now).await
+        self.ca()
+            .retire(Kind::X509, &old, &self.evidence(), true, now)
+            .await
+    }
+
+    /// Marks the old X.509 authority with this ID: what it signed is replaced within
+    /// [`reissue_over`](LocalTrustDomainBuilder::reissue_over), each SVID in a slot of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`TrustDomainCa::taint`].
+    pub async fn taint_x509_authority(&self, id: &str) -> Result<Vec<Event>, CaError> {
+        let now = self.shared.clock.now();
+        self.ca().taint(Kind::X509, id, now).await
+    }
+
+    /// Takes a tainted X.509 authority out of the bundle once no workload presents what it signed; at once, if forced.
+    ///
+    /// # Errors
+    ///
+    /// As [`TrustDomainCa::revoke`], which names the workloads.
+    pub async fn revoke_x509_authority(
+        &self,
+        id: &str,
+        force: bool,
+    ) -> Result<Vec<Event>, CaError> {
+        let (now, evidence) = (self.shared.clock.now(), self.evidence());
+        self.ca()
+            .revoke(Kind::X509, id, &evidence, force, now)
+            .await
     }
 }
 
@@ -178,6 +238,7 @@ pub struct LocalTrustDomainBuilder {
     entries: Vec<Entry>,
     state: Option<PathBuf>,
     authority_lifetime: Option<Duration>,
+    reissue_over: Duration,
     clock: Arc<dyn Clock>,
     crypto: Arc<dyn CryptoProvider>,
     random: Arc<dyn Random>,
@@ -202,6 +263,13 @@ impl LocalTrustDomainBuilder {
     #[must_use]
     pub fn authority_lifetime(mut self, lifetime: Duration) -> Self {
         self.authority_lifetime = Some(lifetime);
+        self
+    }
+
+    /// Over how long the replacement of what a tainted authority signed is spread: [`REISSUE_OVER`] unless set.
+    #[must_use]
+    pub fn reissue_over(mut self, span: Duration) -> Self {
+        self.reissue_over = span;
         self
     }
 
@@ -237,7 +305,8 @@ impl LocalTrustDomainBuilder {
             self.random,
         )
         // A developer's trust domain rests as long as its developer.
-        .longest_stop(Duration::MAX);
+        .longest_stop(Duration::MAX)
+        .reissue_over(self.reissue_over);
         if let Some(directory) = &self.state {
             ca = ca.state_dir(StateDir::open(directory, &self.trust_domain)?);
         }
@@ -252,6 +321,9 @@ impl LocalTrustDomainBuilder {
             crypto: self.crypto,
             clock: self.clock,
             state,
+            deliveries: Deliveries::new(),
+            followers: Mutex::default(),
+            reissue_over: self.reissue_over,
         });
         let mut tasks = Tasks::default();
         let own = shared.clone();
@@ -260,9 +332,7 @@ impl LocalTrustDomainBuilder {
             .spawn(follow(shared.ca.clone(), move |bundle| {
                 own.put_bundle(bundle);
             }));
-        tasks
-            .running
-            .spawn(live(shared.ca.clone(), shared.clock.clone()));
+        tasks.running.spawn(live(shared.clone()));
         Ok(LocalTrustDomain {
             shared,
             tasks: Arc::new(Mutex::new(tasks)),
@@ -270,9 +340,9 @@ impl LocalTrustDomainBuilder {
     }
 }
 
-/// A panic elsewhere leaves the tasks whole.
-fn lock(tasks: &Mutex<Tasks>) -> MutexGuard<'_, Tasks> {
-    tasks.lock().unwrap_or_else(PoisonError::into_inner)
+/// A panic elsewhere leaves what is behind them whole.
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Reports every bundle of `ca` as it changes.
@@ -285,10 +355,11 @@ async fn follow(ca: TrustDomainCa, report: impl Fn(Arc<Bundle>)) {
 }
 
 /// Lets the authorities' life go on.
-async fn live(ca: TrustDomainCa, clock: Arc<dyn Clock>) {
+async fn live(shared: Arc<Shared>) {
+    let (ca, clock) = (&shared.ca, &shared.clock);
     loop {
         clock.sleep_until(clock.monotonic() + TICK).await;
-        match ca.tick(clock.now(), &Evidence::unknown()).await {
+        match ca.tick(clock.now(), &shared.evidence()).await {
             Ok(events) => {
                 for event in events {
                     tracing::info!(trust_domain = %ca.trust_domain(), ?event, "authority");
@@ -302,6 +373,27 @@ async fn live(ca: TrustDomainCa, clock: Arc<dyn Clock>) {
 }
 
 impl Shared {
+    fn evidence(&self) -> Evidence {
+        let name = self.trust_domain();
+        let consumer =
+            |stream: Delivery, sequence| Consumer::new(stream.consumer, sequence, Grade::Delivered);
+        let own = self.deliveries.streams().into_iter().map(|mut stream| {
+            let sequence = stream.sequences.remove(name).unwrap_or(0);
+            let signers: Vec<_> = stream.signers.iter().map(|id| hex(id)).collect();
+            consumer(stream, sequence).presenting(signers)
+        });
+        let followers = lock(&self.followers);
+        let foreign = followers
+            .values()
+            .flat_map(Deliveries::streams)
+            // Workloads whose entries do not federate with this trust domain are given nothing of it.
+            .filter_map(|mut stream| {
+                let sequence = stream.sequences.remove(name)?;
+                Some(consumer(stream, sequence))
+            });
+        Evidence::complete(own.chain(foreign))
+    }
+
     /// Makes the next state and tells the agent.
     fn change(&self, change: impl FnOnce(&mut AuthorityState)) {
         self.state.send_modify(|state| {
@@ -403,6 +495,11 @@ fn refusal(error: IssueError) -> AuthorityError {
         | IssueError::Signer { .. } => AuthorityError::unavailable(error.to_string()),
         other => AuthorityError::refused(other.to_string()),
     }
+}
+
+/// Lower-case hexadecimal, as authorities' IDs are.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Why a trust domain does not come up.

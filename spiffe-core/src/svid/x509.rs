@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustls_pki_types::CertificateDer;
 
 use super::X509Chain;
-use crate::bundle::{BundleError, certificates_to_pem};
+use crate::bundle::{BundleError, X509Authorities, certificates_to_pem};
 use crate::crypto::CryptoProvider;
 use crate::key::{KeyError, PrivateKey, Signer, SvidKey};
 use crate::verify::LeafError;
@@ -34,6 +34,19 @@ pub struct X509Svid {
     not_after: Timestamp,
     serial: Vec<u8>,
     authority_key_id: Option<Vec<u8>>,
+    root_key_id: Option<Vec<u8>>,
+}
+
+/// What a trust domain's own authorities make of an SVID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "callers act on each")]
+pub enum Backing {
+    /// Its authority is in the bundle.
+    Trusted,
+    /// Its authority is in the bundle and tainted: it is to be replaced while it is still accepted.
+    Tainted,
+    /// Its authority is not in the bundle any more, or not yet: verifiers refuse it.
+    Withdrawn,
 }
 
 impl X509Svid {
@@ -183,6 +196,28 @@ impl X509Svid {
         self.authority_key_id.as_deref()
     }
 
+    /// The key identifier of the authority that the chain ends at, which is not part of it.
+    pub fn root_key_id(&self) -> Option<&[u8]> {
+        self.root_key_id.as_deref()
+    }
+
+    /// What the trust domain's own authorities make of the SVID. Told by key identifiers, so it says when to replace an
+    /// SVID and proves nothing; one that names no identifier counts as trusted.
+    pub fn backing(&self, authorities: &X509Authorities) -> Backing {
+        let Some(root) = self.root_key_id() else {
+            return Backing::Trusted;
+        };
+        let mut backing = Backing::Withdrawn;
+        for authority in authorities.iter() {
+            match authority.subject_key_id() {
+                Some(id) if id == root && authority.is_tainted() => return Backing::Tainted,
+                Some(id) if id != root => {}
+                _ => backing = Backing::Trusted,
+            }
+        }
+        backing
+    }
+
     /// The chain as PEM, leaf first.
     pub fn to_pem(&self) -> String {
         certificates_to_pem(&self.chain)
@@ -211,6 +246,7 @@ impl X509Svid {
             not_after: chain.not_after,
             serial: chain.serial,
             authority_key_id: chain.authority_key_id,
+            root_key_id: chain.root_key_id,
             key,
             hint: None,
             chain: chain.certificates,

@@ -9,7 +9,8 @@ use spiffe_core::{Bundle, TrustDomain};
 use super::{PublicHalf, State, Status};
 
 impl State {
-    /// The trust domain's bundle: its authorities and its upstream's roots, the tainted ones marked.
+    /// The trust domain's bundle: its authorities, its upstream's roots and the JWT keys of its other servers, the
+    /// tainted ones marked.
     pub fn bundle(&self, trust_domain: &TrustDomain, refresh_hint: Duration) -> Bundle {
         let own = self
             .x509
@@ -40,6 +41,7 @@ impl State {
                 }
                 PublicHalf::Certificate(_) => None,
             })
+            .chain(self.shared_jwt_authorities().cloned())
             .collect();
         Bundle::new(trust_domain.clone())
             .with_x509_authorities(x509)

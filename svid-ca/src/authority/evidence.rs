@@ -22,6 +22,8 @@ pub struct Consumer {
     pub sequence: u64,
     /// How it was acknowledged.
     pub grade: Grade,
+    /// The IDs of the X.509 authorities that signed what it presents, as far as is known.
+    pub presents: Vec<String>,
 }
 
 impl Consumer {
@@ -31,7 +33,15 @@ impl Consumer {
             name: name.into(),
             sequence,
             grade,
+            presents: Vec::new(),
         }
+    }
+
+    /// The same, and what it presents was signed by the authorities with these IDs.
+    #[must_use]
+    pub fn presenting(mut self, authorities: impl IntoIterator<Item = String>) -> Self {
+        self.presents = authorities.into_iter().collect();
+        self
     }
 }
 
@@ -65,5 +75,17 @@ impl Evidence {
                 .map(|consumer| consumer.name.clone())
                 .collect(),
         }
+    }
+
+    /// Who is known to present what the authority with this ID signed; `None` when nobody was asked.
+    pub fn holders(&self, id: &str) -> Option<Vec<String>> {
+        let holds = |consumer: &&Consumer| consumer.presents.iter().any(|own| own == id);
+        let consumers = self.consumers.as_ref()?.iter();
+        Some(
+            consumers
+                .filter(holds)
+                .map(|holder| holder.name.clone())
+                .collect(),
+        )
     }
 }

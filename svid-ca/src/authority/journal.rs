@@ -8,10 +8,10 @@ use std::path::Path;
 
 use base64ct::{Base64, Encoding};
 use serde::{Deserialize, Serialize};
-use spiffe_core::bundle::X509Authority;
+use spiffe_core::bundle::{JwtAuthority, X509Authority};
 use spiffe_core::{Timestamp, TrustDomain};
 
-use super::{Authority, Kind, PublicHalf, Root, Slot, Slots, State, Status};
+use super::{Authority, Kind, PublicHalf, Root, SharedKey, Slot, Slots, State, Status};
 use crate::error::StateError;
 use crate::issuer::hex;
 
@@ -36,6 +36,7 @@ pub fn encode(trust_domain: &TrustDomain, state: &State) -> Vec<u8> {
         jwt: records(&state.jwt),
         roots: state.roots.iter().map(RootRecord::from).collect(),
         roots_since: state.roots_since,
+        shared_keys: state.shared_keys.iter().map(KeyRecord::from).collect(),
     };
     // Strings, numbers and lists have a JSON form whatever they hold.
     serde_json::to_vec_pretty(&journal).expect("a journal has a JSON form")
@@ -110,6 +111,12 @@ pub fn decode(
         roots_since: journal.roots_since,
         keys: journal.keys,
         settled: None,
+        shared_keys: journal
+            .shared_keys
+            .into_iter()
+            .map(KeyRecord::into_key)
+            .collect::<Result<_, _>>()
+            .map_err(damaged)?,
     };
     check(&state).map_err(damaged)?;
     Ok(state)
@@ -130,6 +137,8 @@ struct Journal {
     roots: Vec<RootRecord>,
     #[serde(skip_serializing_if = "is_zero", default)]
     roots_since: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    shared_keys: Vec<KeyRecord>,
 }
 
 #[expect(
@@ -177,6 +186,50 @@ impl RootRecord {
             tainted: self.tainted,
             withdrawn_at,
         })
+    }
+}
+
+/// One JWT key of another server.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyRecord {
+    id: String,
+    public_key: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    tainted: bool,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    until: Option<String>,
+}
+
+impl From<&SharedKey> for KeyRecord {
+    fn from(shared: &SharedKey) -> Self {
+        Self {
+            id: shared.key.key_id().into(),
+            public_key: Base64::encode_string(shared.key.public_key()),
+            tainted: shared.key.is_tainted(),
+            until: shared.until.map(|until| until.to_string()),
+        }
+    }
+}
+
+impl KeyRecord {
+    fn into_key(self) -> Result<SharedKey, String> {
+        let id = self.id;
+        let der = Base64::decode_vec(&self.public_key)
+            .map_err(|_| format!("the shared key {id:?} is not base64"))?;
+        let until = self
+            .until
+            .map(|text| text.parse::<Timestamp>())
+            .transpose()
+            .map_err(|error| format!("until of the shared key {id:?} is {error}"))?;
+        let key = JwtAuthority::new(&*id, der.into())
+            .ok_or_else(|| format!("the shared key {id:?} is no JWT authority"))?;
+        let key = if self.tainted {
+            key.into_tainted()
+        } else {
+            key
+        };
+        Ok(SharedKey { key, until })
     }
 }
 

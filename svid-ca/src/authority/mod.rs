@@ -8,15 +8,17 @@ mod bundle;
 mod evidence;
 pub mod journal;
 mod roots;
+mod shared;
 mod slots;
 
 use std::time::Duration;
 
 use spiffe_core::Timestamp;
-use spiffe_core::bundle::X509Authority;
+use spiffe_core::bundle::{JwtAuthority, X509Authority};
 
 pub use evidence::{Consumer, Evidence, Grade};
 pub use roots::Root;
+pub use shared::{MAX_SHARED_KEYS, SharedKey};
 pub use slots::{Authority, Kind, PublicHalf, Slot, Slots, Status};
 
 use crate::error::LifecycleError;
@@ -34,6 +36,8 @@ pub struct State {
     pub(crate) keys: Option<String>,
     /// Until when the clock of a restarted CA may still be set; not in the journal.
     pub(crate) settled: Option<Timestamp>,
+    /// JWT keys of other servers of the trust domain.
+    pub(crate) shared_keys: Vec<SharedKey>,
 }
 
 /// What happens to a kind's authorities.
@@ -46,6 +50,12 @@ pub enum Input<'a> {
     Publish(Authority),
     /// The upstream authority names these roots; for [`Kind::X509`].
     Roots(&'a [X509Authority]),
+    /// A server below publishes its JWT key, which expires then; for [`Kind::Jwt`].
+    Share(&'a JwtAuthority, Timestamp),
+    /// A server below takes the JWT key with this ID back; for [`Kind::Jwt`].
+    Unshare(&'a str),
+    /// The upstream names these JWT keys; for [`Kind::Jwt`].
+    UpstreamKeys(&'a [JwtAuthority]),
     /// Time has passed.
     Tick(&'a Evidence),
 }
@@ -68,10 +78,12 @@ pub enum Command {
         /// Even if something it signed is still valid; its holders are refused from then on.
         force: bool,
     },
-    /// Take a tainted authority out of the bundle at once.
+    /// Take a tainted authority out of the bundle, as soon as the evidence shows that nobody presents what it signed.
     Revoke {
         /// The authority.
         id: String,
+        /// At once; holders of what it signed are refused from then on.
+        force: bool,
     },
     /// Mark an old authority: what it signed is to be replaced.
     Taint {
@@ -112,6 +124,18 @@ pub enum Action {
     },
     /// The authority is no longer in the bundle.
     Removed {
+        /// Its ID.
+        id: String,
+        /// Who is known to present something it signed still; empty unless it was forced or its own end has come.
+        holders: Vec<String>,
+    },
+    /// A JWT key of another server is in the bundle.
+    KeyShared {
+        /// Its ID.
+        id: String,
+    },
+    /// A JWT key of another server is no longer in the bundle.
+    KeyUnshared {
         /// Its ID.
         id: String,
     },
@@ -235,6 +259,9 @@ impl State {
             Input::Tick(evidence) => Ok(self.tick(kind, now, evidence, rules)),
             Input::Publish(authority) => self.publish(kind, authority, now),
             Input::Roots(named) => Ok(self.take_roots(now, named)),
+            Input::Share(key, until) => self.share(key, until),
+            Input::Unshare(id) => Ok(self.unshare(id)),
+            Input::UpstreamKeys(named) => Ok(self.take_upstream_keys(named)),
             Input::Command(Command::Prepare, _) => match self.slots(kind).prepared() {
                 Some(prepared) => Err(LifecycleError::AlreadyPrepared {
                     id: prepared.id.clone(),
@@ -244,14 +271,15 @@ impl State {
             Input::Command(Command::Activate { force }, evidence) => {
                 self.activate_on_command(kind, now, force, evidence, rules)
             }
-            Input::Command(Command::Retire { id, force }, _) => {
+            Input::Command(Command::Retire { id, force }, evidence) => {
                 let authority =
                     self.expect(kind, &id, &[Status::Old, Status::Tainted], "retired")?;
                 let until = in_use_until(authority, rules);
-                if now <= until && !force {
-                    return Err(LifecycleError::StillInUse { id, until });
+                let holders = evidence.holders(&id).unwrap_or_default();
+                if !force && (now <= until || !holders.is_empty()) {
+                    return Err(LifecycleError::StillInUse { id, until, holders });
                 }
-                Ok(self.remove(kind, &id))
+                Ok(self.remove(kind, &id, holders))
             }
             Input::Command(Command::Taint { id }, _) => {
                 let authority = self.expect(kind, &id, &[Status::Old], "tainted")?;
@@ -265,9 +293,17 @@ impl State {
                 }
                 Ok((next, vec![Action::Tainted { id }]))
             }
-            Input::Command(Command::Revoke { id }, _) => {
-                self.expect(kind, &id, &[Status::Tainted], "revoked")?;
-                Ok(self.remove(kind, &id))
+            Input::Command(Command::Revoke { id, force }, evidence) => {
+                let authority = self.expect(kind, &id, &[Status::Tainted], "revoked")?;
+                let until = in_use_until(authority, rules);
+                let holders = evidence.holders(&id);
+                // Tokens pass from hand to hand, so of those nobody can say who presents them.
+                let free = kind == Kind::X509 && holders.as_ref().is_some_and(Vec::is_empty);
+                let holders = holders.unwrap_or_default();
+                if !force && !free && (now <= until || !holders.is_empty()) {
+                    return Err(LifecycleError::StillInUse { id, until, holders });
+                }
+                Ok(self.remove(kind, &id, holders))
             }
         }
     }
@@ -305,22 +341,34 @@ impl State {
         rules: &Rollover,
     ) -> (Self, Vec<Action>) {
         let slots = self.slots(kind);
+        let holders = |authority: &Authority| evidence.holders(&authority.id).unwrap_or_default();
         let over = slots.iter().find(|authority| match authority.status {
+            // Time alone would do if all clocks agreed; consumers that still present what it signed show that they do
+            // not. They are waited for until the authority's own end.
             Status::Old | Status::Tainted => {
                 now > in_use_until(authority, rules)
                     && self.settled.is_none_or(|settled| now >= settled)
+                    && (holders(authority).is_empty() || now > authority.not_after + rules.keep)
             }
-            Status::Prepared => now >= authority.not_after,
+            Status::Prepared => {
+                now >= authority.not_after || is_of_the_future(authority, now, rules)
+            }
             // Only a successor ends its time, so that a bundle is never left empty.
             Status::Active => false,
         });
         if let Some(over) = over {
-            return self.remove(kind, &over.id);
+            return self.remove(kind, &over.id, holders(over));
         }
-        if let (Kind::X509, Some(dropped)) = (kind, self.drop_root()) {
+        let dropped = match kind {
+            Kind::X509 => self.drop_root(),
+            Kind::Jwt => self.drop_expired_keys(now, rules),
+        };
+        if let Some(dropped) = dropped {
             return dropped;
         }
-        let active = slots.active().filter(|active| now < active.not_after);
+        let active = slots
+            .active()
+            .filter(|active| now < active.not_after && !is_of_the_future(active, now, rules));
         let leave = active.is_some_and(|active| self.is_below_tainted_root(active));
         match (slots.prepared(), active) {
             (None, Some(active)) if !leave && now < before_end(active, rules.prepare) => {
@@ -424,7 +472,7 @@ impl State {
         (next, activated)
     }
 
-    fn remove(&self, kind: Kind, id: &str) -> (Self, Vec<Action>) {
+    fn remove(&self, kind: Kind, id: &str, holders: Vec<String>) -> (Self, Vec<Action>) {
         let mut next = self.clone();
         if self
             .slots(kind)
@@ -434,7 +482,8 @@ impl State {
             next.sequence += 1;
         }
         next.slots_mut(kind).remove(id);
-        (next, vec![Action::Removed { id: id.into() }])
+        let id = id.into();
+        (next, vec![Action::Removed { id, holders }])
     }
 
     fn generate(&self, kind: Kind) -> Action {
@@ -482,6 +531,13 @@ fn before_end(authority: &Authority, threshold: Threshold) -> Timestamp {
     // Backdating adds nothing to the time in which it can sign.
     let life = authority.not_after.saturating_since(authority.published_at);
     authority.not_after - threshold.of(life)
+}
+
+/// Whether an authority was made while the clock was far ahead, and would sign nothing until that time has come. A clock
+/// that is a little behind is waited for.
+fn is_of_the_future(authority: &Authority, now: Timestamp, rules: &Rollover) -> bool {
+    let life = authority.not_after.saturating_since(authority.not_before);
+    authority.not_before.saturating_since(now) > rules.activate.of(life)
 }
 
 /// The last instant at which the bundle must contain an authority that signs no more: Federation §4.1.

@@ -305,15 +305,123 @@ fn an_old_authority_leaves_after_the_last_thing_it_signed() {
         domain.command(retire(false), &everybody(2)),
         Err(LifecycleError::StillInUse {
             id: "1".into(),
-            until
+            until,
+            holders: vec![],
         })
     );
     assert_eq!(domain.tick(until, &everybody(2)), []);
     assert_eq!(
         domain.tick(until + Duration::from_secs(1), &everybody(2)),
-        [Action::Removed { id: "1".into() }]
+        [Action::Removed {
+            id: "1".into(),
+            holders: vec![]
+        }]
     );
     assert_eq!(domain.state.sequence(), 3);
+}
+
+/// One consumer with the newest bundle that still presents what the first authority signed, and one that does not.
+fn somebody_presents_the_first() -> Evidence {
+    let consumer = |name| Consumer::new(name, 9, Grade::Applied);
+    Evidence::complete([
+        consumer("slow").presenting(["1".into()]),
+        consumer("quick").presenting(["2".into()]),
+    ])
+}
+
+#[test]
+fn an_old_authority_stays_while_somebody_presents_what_it_signed_and_no_longer_than_its_own_end() {
+    let succeeded = || {
+        let mut domain = Domain::started();
+        domain.state.note_signed(Kind::X509, START + HOUR * 2);
+        domain.command(Command::Prepare, &everybody(1)).unwrap();
+        let activate = Command::Activate { force: false };
+        domain.command(activate, &everybody(2)).unwrap();
+        domain
+    };
+    let retire = |force| Command::Retire {
+        id: "1".into(),
+        force,
+    };
+    let expired = START + HOUR * 3;
+    let mut domain = succeeded();
+    assert_eq!(domain.tick(expired, &somebody_presents_the_first()), []);
+    let refused = Input::Command(retire(false), &somebody_presents_the_first());
+    let (refused, rules) = (refused, Rollover::default());
+    let refusal = domain.state.step(Kind::X509, expired, refused, &rules);
+    let refusal = refusal.unwrap_err();
+    assert!(
+        matches!(&refusal, LifecycleError::StillInUse { holders, .. } if holders == &["slow"]),
+        "{refusal:?}"
+    );
+    assert!(refusal.to_string().contains("presented by slow"));
+    // The operator overrides, and is told whom that breaks.
+    let evidence = somebody_presents_the_first();
+    let forced = Input::Command(retire(true), &evidence);
+    let forced = domain.state.step(Kind::X509, START + HOUR, forced, &rules);
+    let removed = |holders: &[&str]| Action::Removed {
+        id: "1".into(),
+        holders: holders.iter().map(|&name| name.to_owned()).collect(),
+    };
+    assert_eq!(forced.unwrap().1, [removed(&["slow"])]);
+    // Once nobody does, or the authority itself has expired, it leaves by itself.
+    let mut domain = succeeded();
+    assert_eq!(domain.tick(expired, &everybody(2)), [removed(&[])]);
+    let mut domain = succeeded();
+    let end = START + LIFE + Duration::from_secs(61);
+    assert_eq!(
+        domain.tick(end, &somebody_presents_the_first()),
+        [removed(&["slow"])]
+    );
+}
+
+#[test]
+fn a_tainted_authority_is_revoked_once_nobody_presents_what_it_signed_or_when_forced() {
+    let tainted = || {
+        let mut domain = Domain::started();
+        domain.state.note_signed(Kind::X509, START + HOUR * 2);
+        domain.command(Command::Prepare, &everybody(1)).unwrap();
+        let activate = Command::Activate { force: false };
+        domain.command(activate, &everybody(2)).unwrap();
+        let taint = Command::Taint { id: "1".into() };
+        domain.command(taint, &everybody(2)).unwrap();
+        domain
+    };
+    let revoke = |force| Command::Revoke {
+        id: "1".into(),
+        force,
+    };
+    for (evidence, named) in [
+        (somebody_presents_the_first(), vec!["slow".to_owned()]),
+        (Evidence::unknown(), vec![]),
+    ] {
+        let refusal = tainted().command(revoke(false), &evidence).unwrap_err();
+        assert!(
+            matches!(&refusal, LifecycleError::StillInUse { holders, .. } if *holders == named),
+            "{refusal:?}"
+        );
+        let forced = tainted().command(revoke(true), &evidence).unwrap();
+        assert!(matches!(&forced[..], [Action::Removed { holders, .. }] if *holders == named));
+    }
+    let mut domain = tainted();
+    domain.command(revoke(false), &everybody(9)).unwrap();
+    assert_eq!(domain.status("1"), None);
+}
+
+#[test]
+fn an_authority_of_a_clock_far_ahead_is_replaced_when_the_clock_comes_back() {
+    let mut domain = Domain::started();
+    let month = HOUR * 24 * 30;
+    domain.settle(START + month, &everybody(1));
+    assert_eq!(domain.active(), "2");
+    domain.settle(START + HOUR, &Evidence::unknown());
+    assert_eq!(domain.active(), "3");
+    assert!(domain.state.x509.active().unwrap().not_before() <= START + HOUR);
+    // The month after, nothing of it is left.
+    let mut prepared = Domain::started();
+    prepared.command(Command::Prepare, &everybody(1)).unwrap();
+    prepared.settle(START - month, &Evidence::unknown());
+    assert_eq!(prepared.status("2"), None);
 }
 
 #[test]
@@ -344,7 +452,10 @@ fn only_old_authorities_are_tainted_and_only_tainted_ones_revoked() {
     let mut domain = Domain::started();
     let none = Evidence::unknown();
     let taint = |id: &str| Command::Taint { id: id.into() };
-    let revoke = |id: &str| Command::Revoke { id: id.into() };
+    let revoke = |id: &str| Command::Revoke {
+        id: id.into(),
+        force: true,
+    };
     let wrong = |found, expected, verb| LifecycleError::WrongStatus {
         id: "1".into(),
         found,
@@ -383,7 +494,10 @@ fn only_old_authorities_are_tainted_and_only_tainted_ones_revoked() {
     assert_eq!(domain.state.sequence(), 3);
     assert_eq!(
         domain.command(revoke("1"), &none).unwrap(),
-        [Action::Removed { id: "1".into() }]
+        [Action::Removed {
+            id: "1".into(),
+            holders: vec![]
+        }]
     );
     assert_eq!(domain.state.sequence(), 4);
 }
@@ -467,7 +581,7 @@ fn commands() -> impl Strategy<Value = Option<Command>> {
         1 => any::<bool>().prop_map(|force| Some(Command::Activate { force })),
         1 => id.clone().prop_map(|id| Some(Command::Retire { id, force: false })),
         1 => id.clone().prop_map(|id| Some(Command::Taint { id })),
-        1 => id.prop_map(|id| Some(Command::Revoke { id })),
+        1 => id.prop_map(|id| Some(Command::Revoke { id, force: true })),
     ]
 }
 

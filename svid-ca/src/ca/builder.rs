@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use spiffe_core::crypto::CryptoProvider;
 use spiffe_core::key::KeyType;
+use spiffe_core::schedule::REISSUE_OVER;
 use spiffe_core::{Bundle, BundleSet, Publisher, Random, Timestamp, TrustDomain};
 
 use super::{AuthoritySettings, Inner, Live, MIN_AUTHORITY_LIFETIME, TrustDomainCa};
 use crate::authority::{Evidence, Kind, Rollover, Slot, State, Status};
 use crate::error::{CaError, IssuerError, StateError};
 use crate::issuer::IssuerSettings;
+use crate::jwt::is_own;
 use crate::keys::{DiskKeys, KeyManager, MemoryKeys};
 use crate::log::{IssuanceLog, LogLimits};
 use crate::name::DistinguishedName;
@@ -71,6 +73,7 @@ impl TrustDomainCaBuilder {
                 x509_key: KeyType::EcP256,
                 jwt_key: KeyType::EcP256,
                 rollover: Rollover::default(),
+                reissue_over: REISSUE_OVER,
                 refresh_hint: Duration::from_secs(300),
             },
             keys: None,
@@ -134,6 +137,13 @@ impl TrustDomainCaBuilder {
         self
     }
 
+    /// Lets JWT-SVIDs carry these claims when they are asked for, such as `iss` for OpenID Connect; none by default. The
+    /// issuer's own, `sub`, `aud`, `exp`, `iat`, `nbf` and `jti`, cannot be among them.
+    pub fn jwt_claims(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.settings.jwt_claims = names.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// How far before now certificates become valid: ten seconds.
     pub fn backdate(mut self, span: Duration) -> Self {
         self.settings.backdate = span;
@@ -167,6 +177,12 @@ impl TrustDomainCaBuilder {
     /// When authorities follow each other: [`Rollover::default`].
     pub fn rollover(mut self, rollover: Rollover) -> Self {
         self.authorities.rollover = rollover;
+        self
+    }
+
+    /// Over how long the replacement of what a tainted authority signed is spread: [`REISSUE_OVER`].
+    pub fn reissue_over(mut self, span: Duration) -> Self {
+        self.authorities.reissue_over = span;
         self
     }
 
@@ -243,6 +259,7 @@ impl TrustDomainCaBuilder {
                 state: State::new(),
                 x509: BTreeMap::new(),
                 jwt: BTreeMap::new(),
+                tainted_at: BTreeMap::new(),
             }),
             trust_domain: self.trust_domain,
             settings: Arc::new(self.settings),
@@ -302,6 +319,13 @@ impl TrustDomainCaBuilder {
         }
         if self.authorities.jwt_key == KeyType::Ed25519 {
             return Err(IssuerError::JwtAlgorithm.into());
+        }
+        if let Some(own) = self.settings.jwt_claims.iter().find(|name| is_own(name)) {
+            return setting(
+                "an allowed claim",
+                own,
+                "the issuer writes it itself, and nobody else may",
+            );
         }
         if self.authorities.lifetime < MIN_AUTHORITY_LIFETIME {
             return setting(
@@ -382,6 +406,7 @@ async fn load(inner: &Inner, state: State) -> Result<Live, CaError> {
         state,
         x509: BTreeMap::new(),
         jwt: BTreeMap::new(),
+        tainted_at: BTreeMap::new(),
     };
     for kind in [Kind::X509, Kind::Jwt] {
         for authority in live.state.slots(kind).clone().iter() {

@@ -10,14 +10,17 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use spiffe_core::bundle::X509Authority;
+use spiffe_core::bundle::{JwtAuthority, X509Authority};
 use spiffe_core::crypto::CryptoProvider;
 use spiffe_core::key::{KeyType, Signer};
 use spiffe_core::pki_types::SubjectPublicKeyInfoDer;
+use spiffe_core::schedule;
+use spiffe_core::svid::Backing;
 use spiffe_core::{Bundle, BundleSet, Publisher, Random, Source, Timestamp, TrustDomain, X509Svid};
 
 use crate::authority::{
-    Action, Authority, Command, Evidence, Input, Kind, PublicHalf, Rollover, Slot, State, Status,
+    Action, Authority, Command, Evidence, Input, Kind, MAX_SHARED_KEYS, PublicHalf, Rollover, Slot,
+    State, Status,
 };
 use crate::csr::authority_request;
 use crate::error::{CaError, IssueError, IssuerError, UpstreamError};
@@ -72,6 +75,8 @@ struct Live {
     /// Of the active and the prepared authority, by ID.
     x509: BTreeMap<String, Arc<X509Issuer>>,
     jwt: BTreeMap<String, Arc<JwtIssuer>>,
+    /// When an authority or a root was tainted, by ID, since this CA runs.
+    tainted_at: BTreeMap<String, Timestamp>,
 }
 
 #[derive(Clone, Debug)]
@@ -81,6 +86,7 @@ struct AuthoritySettings {
     x509_key: KeyType,
     jwt_key: KeyType,
     rollover: Rollover,
+    reissue_over: Duration,
     refresh_hint: Duration,
 }
 
@@ -130,6 +136,32 @@ impl TrustDomainCa {
     /// The authorities as they are now.
     pub fn state(&self) -> State {
         self.live().state.clone()
+    }
+
+    /// When an SVID of this trust domain is to be renewed: in its own slot, or, once its authority is tainted, in its slot
+    /// of [`reissue_over`](TrustDomainCaBuilder::reissue_over). One whose authority has left the bundle is due since it
+    /// was issued.
+    pub fn renew_at(&self, svid: &X509Svid) -> Timestamp {
+        let (id, serial) = (svid.id().as_ref(), svid.serial());
+        let (from, to) = (svid.not_before(), svid.not_after());
+        let live = self.live();
+        match svid.backing(live.bundle.x509_authorities()) {
+            Backing::Trusted => schedule::renew_at(id, serial, from, to),
+            Backing::Withdrawn => from,
+            Backing::Tainted => {
+                let root = svid.root_key_id().map(hex).unwrap_or_default();
+                // What is issued below a tainted root has its slot from then on.
+                let since = live.tainted_at.get(&root).map_or(from, |at| from.max(*at));
+                schedule::reissue_at(
+                    id,
+                    serial,
+                    from,
+                    to,
+                    since,
+                    self.inner.authorities.reissue_over,
+                )
+            }
+        }
     }
 
     /// Which public keys it certifies, for whoever reads signing requests.
@@ -325,13 +357,64 @@ impl TrustDomainCa {
         let _one_at_a_time = self.inner.maintenance.lock().await;
         let mut events = Vec::new();
         self.follow_roots(now, &mut events).await?;
+        self.follow_jwt_keys(now, &mut events).await?;
         // An upstream that fails hinders no JWT authorities.
         let x509 = self.settle(Kind::X509, now, evidence, &mut events).await;
-        self.settle(Kind::Jwt, now, evidence, &mut events).await?;
+        let jwt = self.settle(Kind::Jwt, now, evidence, &mut events).await;
         if let Some(log) = &self.inner.log {
             log.sync()?;
         }
-        x509.map(|()| events)
+        x509.and(jwt).map(|()| events)
+    }
+
+    /// Publishes the JWT key of a server below this one in the bundle of the whole trust domain: here, and at the upstream
+    /// first. It leaves when it has expired.
+    ///
+    /// # Errors
+    ///
+    /// [`CaError::Lifecycle`] for a key ID that another key has, or one key too many; [`CaError::Upstream`].
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future may have published the key further up alone; it leaves there when it has expired.
+    pub async fn share_jwt_key(
+        &self,
+        key: &JwtAuthority,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Vec<Event>, CaError> {
+        let _one_at_a_time = self.inner.maintenance.lock().await;
+        if let Some(upstream) = &self.inner.upstream {
+            upstream.publish_jwt_key(key, until, now).await?;
+        }
+        self.shared(Input::Share(key, until), now)
+    }
+
+    /// Takes the JWT key of a server below out of the bundle before it has expired, here and at the upstream.
+    ///
+    /// # Errors
+    ///
+    /// [`CaError`].
+    pub async fn unshare_jwt_key(
+        &self,
+        key_id: &str,
+        now: Timestamp,
+    ) -> Result<Vec<Event>, CaError> {
+        let _one_at_a_time = self.inner.maintenance.lock().await;
+        let events = self.shared(Input::Unshare(key_id), now)?;
+        if let Some(upstream) = &self.inner.upstream {
+            upstream.withdraw_jwt_key(key_id, now).await?;
+        }
+        Ok(events)
+    }
+
+    fn shared(&self, input: Input<'_>, now: Timestamp) -> Result<Vec<Event>, CaError> {
+        let kind = Kind::Jwt;
+        let actions = self.commit(kind, now, input)?;
+        Ok(actions
+            .into_iter()
+            .map(|action| Event { kind, action })
+            .collect())
     }
 
     /// Ticks until nothing changes any more.
@@ -365,6 +448,29 @@ impl TrustDomainCa {
             Ok(roots) => self.take_roots(now, &roots, events),
             Err(error) => {
                 tracing::warn!(trust_domain = %self.inner.trust_domain, %error, "the upstream's roots cannot be followed");
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes the JWT keys that the upstream knows now; those known before stay where it cannot be asked.
+    async fn follow_jwt_keys(
+        &self,
+        now: Timestamp,
+        events: &mut Vec<Event>,
+    ) -> Result<(), CaError> {
+        let keys = match &self.inner.upstream {
+            Some(upstream) => upstream.jwt_keys(now).await,
+            None => Ok(Vec::new()),
+        };
+        match keys {
+            Ok(keys) if keys.len() > MAX_SHARED_KEYS => Err(too_many("JWT keys").into()),
+            Ok(keys) => {
+                events.extend(self.shared(Input::UpstreamKeys(&keys), now)?);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::warn!(trust_domain = %self.inner.trust_domain, %error, "the upstream's JWT keys cannot be followed");
                 Ok(())
             }
         }
@@ -418,23 +524,19 @@ impl TrustDomainCa {
     ///
     /// # Errors
     ///
-    /// [`LifecycleError::StillInUse`](crate::error::LifecycleError::StillInUse) while something it signed is valid,
-    /// unless forced; and when there is no such authority or it is not old.
+    /// [`LifecycleError::StillInUse`](crate::error::LifecycleError::StillInUse) while something it signed is valid
+    /// or, by the evidence, presented, unless forced; and when there is no such authority or it is not old.
     pub async fn retire(
         &self,
         kind: Kind,
         id: &str,
+        evidence: &Evidence,
         force: bool,
         now: Timestamp,
     ) -> Result<Vec<Event>, CaError> {
         let id = id.into();
-        self.command(
-            kind,
-            Command::Retire { id, force },
-            &Evidence::unknown(),
-            now,
-        )
-        .await
+        self.command(kind, Command::Retire { id, force }, evidence, now)
+            .await
     }
 
     /// Marks an old authority in the bundle: consumers replace what it signed.
@@ -448,19 +550,23 @@ impl TrustDomainCa {
             .await
     }
 
-    /// Takes a tainted authority out of the bundle at once.
+    /// Takes a tainted authority out of the bundle, once the evidence shows that nobody presents what it signed; or at
+    /// once, if forced.
     ///
     /// # Errors
     ///
-    /// When there is no such authority or it is not tainted.
+    /// [`LifecycleError::StillInUse`](crate::error::LifecycleError::StillInUse), which names the holders, unless
+    /// forced; and when there is no such authority or it is not tainted.
     pub async fn revoke(
         &self,
         kind: Kind,
         id: &str,
+        evidence: &Evidence,
+        force: bool,
         now: Timestamp,
     ) -> Result<Vec<Event>, CaError> {
         let id = id.into();
-        self.command(kind, Command::Revoke { id }, &Evidence::unknown(), now)
+        self.command(kind, Command::Revoke { id, force }, evidence, now)
             .await
     }
 
@@ -488,6 +594,7 @@ impl TrustDomainCa {
     ) -> Result<(), CaError> {
         for action in actions {
             let Action::Generate { slot } = action else {
+                self.tell_upstream(kind, &action, now).await;
                 events.push(Event { kind, action });
                 continue;
             };
@@ -495,10 +602,29 @@ impl TrustDomainCa {
                 (Kind::X509, Some(upstream)) => self.mint(&**upstream, slot, now, events).await?,
                 _ => self.generate(kind, slot, now).await?,
             };
+            if let (PublicHalf::Key(key), Some(upstream)) =
+                (authority.public(), &self.inner.upstream)
+                && let Some(key) = JwtAuthority::new(authority.id(), key.clone())
+            {
+                upstream
+                    .publish_jwt_key(&key, authority.not_after(), now)
+                    .await?;
+            }
             let published = self.commit(kind, now, Input::Publish(authority))?;
             events.extend(published.into_iter().map(|action| Event { kind, action }));
         }
         Ok(())
+    }
+
+    /// A JWT authority that left the bundle, retired or revoked, leaves the upstream's too. Where that fails, it leaves
+    /// there when it has expired.
+    async fn tell_upstream(&self, kind: Kind, action: &Action, now: Timestamp) {
+        if let (Kind::Jwt, Action::Removed { id, .. }, Some(upstream)) =
+            (kind, action, &self.inner.upstream)
+            && let Err(error) = upstream.withdraw_jwt_key(id, now).await
+        {
+            tracing::warn!(trust_domain = %self.inner.trust_domain, authority = id, %error, "the JWT key stays at the upstream until it expires");
+        }
     }
 
     /// Makes a key in `slot` and the authority's public half.
@@ -620,6 +746,17 @@ impl TrustDomainCa {
         let changed = next.sequence != live.state.sequence;
         live.state = next;
         live.forget_unused_issuers();
+        for action in &actions {
+            match action {
+                Action::Tainted { id } | Action::RootTainted { id } => {
+                    live.tainted_at.insert(id.clone(), now);
+                }
+                Action::Removed { id, .. } | Action::RootRemoved { id } => {
+                    live.tainted_at.remove(id);
+                }
+                _ => {}
+            }
+        }
         if changed {
             live.bundle = Arc::new(inner.bundle_of(&live.state));
             let bundles: BundleSet = [live.bundle.clone()].into_iter().collect();
@@ -660,8 +797,17 @@ impl Inner {
             Action::Published { id } => {
                 tracing::info!(%trust_domain, %kind, authority = id, "authority published");
             }
-            Action::Removed { id } => {
+            Action::Removed { id, holders } if !holders.is_empty() => {
+                tracing::warn!(%trust_domain, %kind, authority = id, ?holders, "authority removed before everybody had replaced what it signed");
+            }
+            Action::Removed { id, .. } => {
                 tracing::info!(%trust_domain, %kind, authority = id, "authority removed");
+            }
+            Action::KeyShared { id } => {
+                tracing::info!(%trust_domain, key = id, "JWT key of another server published");
+            }
+            Action::KeyUnshared { id } => {
+                tracing::info!(%trust_domain, key = id, "JWT key of another server removed");
             }
             Action::RootPublished { id } => {
                 tracing::info!(%trust_domain, root = id, "upstream root published");

@@ -1,12 +1,12 @@
 //! A CA of the same program as upstream: nested authorities without a wire between them.
 
-use spiffe_core::bundle::X509Authority;
+use spiffe_core::bundle::{JwtAuthority, X509Authority};
 use spiffe_core::{BoxFuture, Timestamp};
 
 use super::{MintRequest, MintedAuthority, UpstreamAuthority};
 use crate::ca::TrustDomainCa;
 use crate::csr::Csr;
-use crate::error::UpstreamError;
+use crate::error::{CaError, UpstreamError};
 use crate::params::IntermediateParams;
 
 /// A [`TrustDomainCa`] that certifies the authorities of another one, of the same trust domain.
@@ -50,10 +50,49 @@ impl UpstreamAuthority for InProcessUpstream {
         })
     }
 
+    fn publish_jwt_key<'a>(
+        &'a self,
+        key: &'a JwtAuthority,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Result<(), UpstreamError>> {
+        Box::pin(async move {
+            let shared = self.parent.share_jwt_key(key, until, now).await;
+            shared.map(drop).map_err(refused)
+        })
+    }
+
+    fn withdraw_jwt_key<'a>(
+        &'a self,
+        key_id: &'a str,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Result<(), UpstreamError>> {
+        Box::pin(async move {
+            let withdrawn = self.parent.unshare_jwt_key(key_id, now).await;
+            withdrawn.map(drop).map_err(refused)
+        })
+    }
+
+    fn jwt_keys(&self, _: Timestamp) -> BoxFuture<'_, Result<Vec<JwtAuthority>, UpstreamError>> {
+        Box::pin(async move {
+            let bundle = self.parent.bundle();
+            Ok(bundle.jwt_authorities().iter().cloned().collect())
+        })
+    }
+
     fn roots(&self, _: Timestamp) -> BoxFuture<'_, Result<Vec<X509Authority>, UpstreamError>> {
         Box::pin(async move {
             let bundle = self.parent.bundle();
             Ok(bundle.x509_authorities().iter().cloned().collect())
         })
+    }
+}
+
+fn refused(error: CaError) -> UpstreamError {
+    match error {
+        CaError::Upstream(error) => error,
+        other => UpstreamError::JwtKey {
+            reason: other.to_string(),
+        },
     }
 }

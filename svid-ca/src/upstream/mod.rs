@@ -2,7 +2,8 @@
 //!
 //! With one, each X.509 authority of a [`TrustDomainCa`](crate::TrustDomainCa) is an intermediate that the upstream
 //! signed, its chain is handed to workloads without the root, and the bundle holds the upstream's roots. JWT
-//! authorities know no chains: theirs are published in the own bundle alone.
+//! authorities know no chains: their keys are published upstream before they sign, and come back from there to every
+//! server of the trust domain. An upstream that takes none leaves them in the own bundle alone.
 
 mod disk;
 mod in_process;
@@ -11,7 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use spiffe_core::bundle::{X509Authorities, X509Authority};
+use spiffe_core::bundle::{JwtAuthority, X509Authorities, X509Authority};
 use spiffe_core::pki_types::CertificateDer;
 use spiffe_core::verify::{PeerRole, X509Verifier};
 use spiffe_core::{BoxFuture, Bundle, BundleSet, SpiffeId, Timestamp};
@@ -49,6 +50,52 @@ pub trait UpstreamAuthority: fmt::Debug + Send + Sync + 'static {
     ///
     /// [`UpstreamError`]; the roots known before stay in the bundle.
     fn roots(&self, now: Timestamp) -> BoxFuture<'_, Result<Vec<X509Authority>, UpstreamError>>;
+
+    /// Takes the key of a JWT authority, which signs nothing before this has succeeded and expires at `until`. One that
+    /// is known already is no error. By default nothing happens: the key stays in the own bundle alone.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError`]; it is asked again at the next tick, with another key.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future may have published a key that nobody uses; it leaves at `until`.
+    fn publish_jwt_key<'a>(
+        &'a self,
+        key: &'a JwtAuthority,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Result<(), UpstreamError>> {
+        let _ = (key, until, now);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Takes a key back before its time, because it was revoked. By default nothing happens, and the key leaves when it
+    /// expires.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError`]; the key leaves when it expires.
+    fn withdraw_jwt_key<'a>(
+        &'a self,
+        key_id: &'a str,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Result<(), UpstreamError>> {
+        let _ = (key_id, now);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// The JWT keys of the trust domain as the upstream knows them now, the tainted ones marked; asked for at every tick.
+    /// By default none.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError`]; the keys known before stay in the bundle.
+    fn jwt_keys(&self, now: Timestamp) -> BoxFuture<'_, Result<Vec<JwtAuthority>, UpstreamError>> {
+        let _ = now;
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
 }
 
 /// What an upstream is asked to sign.

@@ -1,11 +1,12 @@
 //! When an SVID is to be renewed: a stable slot in a window of its life.
 //!
 //! The slot depends on SPIFFE ID and serial number alone. It is the same at every look and in every process, and the
-//! renewals of many SVIDs issued together are spread evenly over the window.
+//! renewals of many SVIDs issued together are spread evenly over the window. Whoever renews uses it: a CA's own
+//! workloads, an agent's cache.
 
 use std::time::Duration;
 
-use spiffe_core::{SpiffeIdRef, Timestamp};
+use crate::{SpiffeIdRef, Timestamp};
 
 /// The window opens at this part of an SVID's life, in hundredths.
 pub const WINDOW_OPENS: u32 = 45;
@@ -13,12 +14,16 @@ pub const WINDOW_OPENS: u32 = 45;
 /// The window closes at this part of an SVID's life, in hundredths.
 pub const WINDOW_CLOSES: u32 = 60;
 
+/// The span over which the replacement of what a tainted authority signed is spread, where nothing else is set: five
+/// minutes.
+pub const REISSUE_OVER: Duration = Duration::from_secs(300);
+
 /// When to renew the SVID of `id` with the serial number `serial` (big-endian bytes), valid from `not_before` to
 /// `not_after`.
 ///
 /// ```
 /// use spiffe_core::{SpiffeIdRef, Timestamp};
-/// use spiffe_svid_ca::schedule::renew_at;
+/// use spiffe_core::schedule::renew_at;
 ///
 /// let issued = Timestamp::from_unix_seconds(1_800_000_000);
 /// let expires = Timestamp::from_unix_seconds(1_800_003_600);
@@ -36,7 +41,7 @@ pub fn renew_at(
     let life = not_after.saturating_since(not_before);
     let opens = life * WINDOW_OPENS / 100;
     let width = life * (WINDOW_CLOSES - WINDOW_OPENS) / 100;
-    not_before + opens + part(width, id, serial)
+    not_before + opens + slot(width, id, serial)
 }
 
 /// When to replace the SVID of `id` with the serial number `serial`, whose authority was tainted at `tainted_at`: in a
@@ -49,13 +54,13 @@ pub fn reissue_at(
     tainted_at: Timestamp,
     over: Duration,
 ) -> Timestamp {
-    let slot = tainted_at + part(over, id, serial);
-    slot.min(renew_at(id, serial, not_before, not_after))
+    let own = tainted_at + slot(over, id, serial);
+    own.min(renew_at(id, serial, not_before, not_after))
         .max(tainted_at)
 }
 
-/// The hash of both as a fraction of `span`.
-fn part(span: Duration, id: SpiffeIdRef<'_>, serial: &[u8]) -> Duration {
+/// Where in `span` the slot of this SPIFFE ID and these bytes lies: evenly spread, the same for the same arguments.
+pub fn slot(span: Duration, id: SpiffeIdRef<'_>, serial: &[u8]) -> Duration {
     let slot = u128::from(hash(id.as_str().as_bytes(), serial));
     // In two halves, since the product of a span of centuries has more than 128 bits.
     let (high, low) = (
@@ -112,6 +117,25 @@ mod tests {
             bins[(slot.saturating_since(opens).as_secs() / 10) as usize] += 1;
         }
         assert!(bins.iter().all(|bin| (850..1150).contains(bin)), "{bins:?}");
+    }
+
+    /// The busiest ten seconds over the mean ones: 1.2 is the promise, for 100,000 SVIDs issued together.
+    #[test]
+    fn the_busiest_moment_is_little_above_the_mean() {
+        let from = Timestamp::from_unix_seconds(1_800_000_000);
+        let until = from + Duration::from_secs(3600);
+        let mut bins = [0_u32; 54];
+        for number in 0..100_000_u64 {
+            // Serial numbers are random; these are as far from that as numbers can be.
+            let slot = renew_at(ID, &number.to_be_bytes(), from, until);
+            let at = slot.saturating_since(from).as_secs() - 1620;
+            bins[(at / 10) as usize] += 1;
+        }
+        let busiest = f64::from(*bins.iter().max().unwrap());
+        let mean = 100_000.0 / 54.0;
+        assert!(busiest / mean <= 1.2, "{busiest} against {mean}");
+        // All at half of the life, as without slots, would be 54 times the mean.
+        assert!(busiest / mean > 1.0);
     }
 
     #[test]
