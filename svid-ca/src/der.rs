@@ -66,24 +66,17 @@ pub(crate) fn bit_string(bytes: &[u8]) -> Vec<u8> {
     element(BIT_STRING, &[&[0], bytes])
 }
 
-/// The BIT STRING of up to eight named bits, the first highest: X.690 §11.2.2 drops trailing zeros.
-pub(crate) fn named_bits(bits: u8) -> Vec<u8> {
-    if bits == 0 {
-        return element(BIT_STRING, &[&[0]]);
-    }
-    element(BIT_STRING, &[&[bits.trailing_zeros() as u8, bits]])
-}
-
 /// A time as RFC 5280 §4.1.2.5 wants it: UTCTime through 2049, GeneralizedTime from 2050, whole seconds.
 pub(crate) fn time(time: Timestamp) -> Vec<u8> {
     let (year, month, day, hour, minute, second) = time.civil();
-    let rest = format!("{month:02}{day:02}{hour:02}{minute:02}{second:02}Z");
+    let two = |number: u32| [b'0' + (number / 10 % 10) as u8, b'0' + (number % 10) as u8];
+    let [century, year_of_it] = [year / 100, year % 100].map(|part| two(part as u32));
+    let rest = [month, day, hour, minute, second].map(|part| two(part.into()));
+    let rest = [rest.as_flattened(), b"Z"].concat();
     if (1950..2050).contains(&year) {
-        let year = format!("{:02}", year % 100);
-        element(UTC_TIME, &[year.as_bytes(), rest.as_bytes()])
+        element(UTC_TIME, &[&year_of_it, &rest])
     } else {
-        let year = format!("{year:04}");
-        element(GENERALIZED_TIME, &[year.as_bytes(), rest.as_bytes()])
+        element(GENERALIZED_TIME, &[&century, &year_of_it, &rest])
     }
 }
 
@@ -180,14 +173,6 @@ mod tests {
         assert_eq!(unsigned(&[0, 0, 5]), [2, 1, 5]);
         assert_eq!(unsigned(&[0x80]), [2, 2, 0, 0x80]);
         assert_eq!(unsigned(&[]), [2, 1, 0]);
-    }
-
-    #[test]
-    fn named_bits_drop_trailing_zeros() {
-        assert_eq!(named_bits(0x80), [3, 2, 7, 0x80]);
-        assert_eq!(named_bits(0x06), [3, 2, 1, 0x06]);
-        assert_eq!(named_bits(0xa8), [3, 2, 3, 0xa8]);
-        assert_eq!(named_bits(0), [3, 1, 0]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use spiffe_core::{SpiffeIdRef, Timestamp};
 
 use crate::der::{
     self, OBJECT_IDENTIFIER, OCTET_STRING, bit_string, context, context_constructed, element,
-    named_bits, sequence, unsigned,
+    sequence, unsigned,
 };
 use crate::name::{DistinguishedName, MAX_NAME_ATTRIBUTE_CHARS};
 use crate::params::DnsName;
@@ -84,7 +84,7 @@ pub(crate) struct Fields<'a> {
     pub(crate) not_after: Timestamp,
     /// The SubjectPublicKeyInfo, whole, exactly as it came.
     pub(crate) spki: &'a [u8],
-    pub(crate) subject_key_id: &'a [u8],
+    pub(crate) subject_key_id: &'a [u8; 20],
 }
 
 impl Fields<'_> {
@@ -103,24 +103,19 @@ impl Fields<'_> {
             .chain([uri(id)])
             .collect();
         let names: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
-        let purposes = [SERVER_AUTH, CLIENT_AUTH].map(|oid| element(OBJECT_IDENTIFIER, &[oid]));
         self.tbs(
             &subject.to_der(),
             &[
                 // X509-SVID §4.3: present and critical.
-                extension(KEY_USAGE, true, &named_bits(profile.key_usage)),
+                &key_usage_extension(profile.key_usage),
                 // X509-SVID §4.4: both, so that the workload may be server and client.
-                extension(
-                    EXTENDED_KEY_USAGE,
-                    false,
-                    &sequence(&[&purposes[0], &purposes[1]]),
-                ),
+                SERVER_AND_CLIENT,
                 // X509-SVID §4.1: cA is FALSE, which DER leaves out.
-                extension(BASIC_CONSTRAINTS, true, &sequence(&[])),
-                self.subject_key_id_extension(),
-                authority_key_id_extension(authority_key_id),
+                NO_AUTHORITY,
+                &self.subject_key_id_extension(),
+                &authority_key_id_extension(authority_key_id),
                 // X509-SVID §3.1, RFC 5280 §4.2.1.6: critical where the subject is empty.
-                extension(ALTERNATIVE_NAMES, subject.is_empty(), &sequence(&names)),
+                &extension(ALTERNATIVE_NAMES, subject.is_empty(), &sequence(&names)),
             ],
         )
     }
@@ -137,14 +132,14 @@ impl Fields<'_> {
             .map(|length| unsigned(&[length]))
             .unwrap_or_default();
         let mut extensions = vec![
-            extension(KEY_USAGE, true, &named_bits(KEY_CERT_SIGN | CRL_SIGN)),
+            key_usage_extension(KEY_CERT_SIGN | CRL_SIGN).to_vec(),
             // X509-SVID §4.1: cA is TRUE.
             extension(
                 BASIC_CONSTRAINTS,
                 true,
                 &sequence(&[&[1, 1, 0xff], &path_length]),
             ),
-            self.subject_key_id_extension(),
+            self.subject_key_id_extension().to_vec(),
         ];
         if let Some(key_id) = reach.authority_key_id {
             extensions.push(authority_key_id_extension(key_id));
@@ -159,29 +154,27 @@ impl Fields<'_> {
                 &sequence(&[&element(context_constructed(0), &[&subtree])]),
             ));
         }
+        let extensions: Vec<&[u8]> = extensions.iter().map(Vec::as_slice).collect();
         self.tbs(subject, &extensions)
     }
 
-    fn subject_key_id_extension(&self) -> Vec<u8> {
-        extension(
-            SUBJECT_KEY_ID,
-            false,
-            &element(OCTET_STRING, &[self.subject_key_id]),
-        )
+    fn subject_key_id_extension(&self) -> [u8; 31] {
+        let mut whole = [0; 31];
+        whole[..11].copy_from_slice(SUBJECT_KEY_ID);
+        whole[11..].copy_from_slice(self.subject_key_id);
+        whole
     }
 
-    fn tbs(&self, subject: &[u8], extensions: &[Vec<u8>]) -> Vec<u8> {
-        let extensions: Vec<&[u8]> = extensions.iter().map(Vec::as_slice).collect();
+    fn tbs(&self, subject: &[u8], extensions: &[&[u8]]) -> Vec<u8> {
         sequence(&[
-            // Version 3, which is encoded as 2.
-            &element(context_constructed(0), &[&unsigned(&[2])]),
+            VERSION_3,
             &unsigned(self.serial),
             self.algorithm,
             self.issuer,
             &sequence(&[&der::time(self.not_before), &der::time(self.not_after)]),
             subject,
             self.spki,
-            &element(context_constructed(3), &[&sequence(&extensions)]),
+            &element(context_constructed(3), &[&sequence(extensions)]),
         ])
     }
 }
@@ -219,6 +212,13 @@ fn authority_key_id_extension(key_id: &[u8]) -> Vec<u8> {
     )
 }
 
+/// Critical; `bits` are the usages, of which there is at least one. X.690 §11.2.2: the first byte counts unused bits.
+fn key_usage_extension(bits: u8) -> [u8; 16] {
+    let mut whole = *KEY_USAGE;
+    whole[14..].copy_from_slice(&[bits.trailing_zeros() as u8, bits]);
+    whole
+}
+
 fn extension(oid: &[u8], critical: bool, value: &[u8]) -> Vec<u8> {
     let critical: &[u8] = if critical { &[1, 1, 0xff] } else { &[] };
     sequence(&[
@@ -236,12 +236,21 @@ const KEY_CERT_SIGN: u8 = 0x04;
 const CRL_SIGN: u8 = 0x02;
 
 // Object identifiers without tag and length: RFC 5280 §4.2.1.
-const SUBJECT_KEY_ID: &[u8] = b"\x55\x1d\x0e";
-const KEY_USAGE: &[u8] = b"\x55\x1d\x0f";
 const ALTERNATIVE_NAMES: &[u8] = b"\x55\x1d\x11";
 const BASIC_CONSTRAINTS: &[u8] = b"\x55\x1d\x13";
 const NAME_CONSTRAINTS: &[u8] = b"\x55\x1d\x1e";
 const AUTHORITY_KEY_ID: &[u8] = b"\x55\x1d\x23";
-const EXTENDED_KEY_USAGE: &[u8] = b"\x55\x1d\x25";
-const SERVER_AUTH: &[u8] = b"\x2b\x06\x01\x05\x05\x07\x03\x01";
-const CLIENT_AUTH: &[u8] = b"\x2b\x06\x01\x05\x05\x07\x03\x02";
+
+// What every leaf has alike, whole: building it anew for each costs a score of allocations.
+
+/// Key usage, critical, up to its two last bytes: RFC 5280 §4.2.1.3.
+const KEY_USAGE: &[u8; 16] = b"\x30\x0e\x06\x03\x55\x1d\x0f\x01\x01\xff\x04\x04\x03\x02\x00\x00";
+/// The subject key identifier up to its 20 bytes: RFC 5280 §4.2.1.2.
+const SUBJECT_KEY_ID: &[u8] = b"\x30\x1d\x06\x03\x55\x1d\x0e\x04\x16\x04\x14";
+/// The extended key usage serverAuth and clientAuth: RFC 5280 §4.2.1.12.
+const SERVER_AND_CLIENT: &[u8] = b"\x30\x1d\x06\x03\x55\x1d\x25\x04\x16\x30\x14\
+    \x06\x08\x2b\x06\x01\x05\x05\x07\x03\x01\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x02";
+/// Basic constraints, critical, of no authority: RFC 5280 §4.2.1.9.
+const NO_AUTHORITY: &[u8] = b"\x30\x0c\x06\x03\x55\x1d\x13\x01\x01\xff\x04\x02\x30\x00";
+/// Version 3, which is encoded as 2.
+const VERSION_3: &[u8] = b"\xa0\x03\x02\x01\x02";
