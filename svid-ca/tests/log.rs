@@ -4,15 +4,16 @@
 
 mod common;
 
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::{fs, io};
 
 use common::{NOW, builder, crypto, id, key, ready, trust_domain, web};
 use spiffe_core::key::KeyType;
 use spiffe_svid_ca::error::LogError;
 use spiffe_svid_ca::log::{Entry, IssuanceLog, LogLimits, Record, Verified, What, verify};
-use spiffe_svid_ca::storage::Directory;
+use spiffe_svid_ca::storage::{Directory, Storage, Stored};
 use spiffe_svid_ca::{IntermediateParams, JwtSvidParams, StateDir, TrustDomainCa};
 
 struct Place {
@@ -205,6 +206,99 @@ fn full_files_are_closed_and_the_oldest_deleted_and_the_chain_goes_through_all()
     closed.sort();
     fs::remove_file(&closed[1]).unwrap();
     assert!(matches!(place.verify(), Err(LogError::Broken { .. })));
+}
+
+/// A directory that counts what was appended and not synced yet: what a loss of power may take.
+#[derive(Debug)]
+struct Counted {
+    directory: Directory,
+    syncs: AtomicU32,
+    unsynced: AtomicU32,
+    worst: AtomicU32,
+}
+
+impl Storage for Counted {
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path(name)
+    }
+
+    fn read(&self, name: &str, limit: usize) -> io::Result<Option<Stored>> {
+        self.directory.read(name, limit)
+    }
+
+    fn write(&self, name: &str, contents: &[u8]) -> io::Result<()> {
+        self.directory.write(name, contents)
+    }
+
+    fn sync(&self, name: &str) -> io::Result<()> {
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        self.unsynced.store(0, Ordering::Relaxed);
+        self.directory.sync(name)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        assert_eq!(
+            self.unsynced.load(Ordering::Relaxed),
+            0,
+            "closed when it is safe"
+        );
+        self.directory.rename(from, to)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.directory.sync_directory()
+    }
+
+    fn append(&self, name: &str, contents: &[u8]) -> io::Result<()> {
+        let unsynced = self.unsynced.fetch_add(1, Ordering::Relaxed) + 1;
+        self.worst.fetch_max(unsynced, Ordering::Relaxed);
+        self.directory.append(name, contents)
+    }
+
+    fn length(&self, name: &str) -> io::Result<Option<u64>> {
+        self.directory.length(name)
+    }
+
+    fn read_at(&self, name: &str, offset: u64, limit: usize) -> io::Result<Vec<u8>> {
+        self.directory.read_at(name, offset, limit)
+    }
+
+    fn truncate(&self, name: &str, length: u64) -> io::Result<()> {
+        self.directory.truncate(name, length)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.directory.remove(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.directory.list()
+    }
+}
+
+#[test]
+fn records_are_synced_in_groups_and_no_more_than_one_group_can_be_lost() {
+    let place = Place::new();
+    let storage = Arc::new(Counted {
+        directory: Directory::new(place.directory.path()),
+        syncs: AtomicU32::new(0),
+        unsynced: AtomicU32::new(0),
+        worst: AtomicU32::new(0),
+    });
+    let mut limits = LogLimits::default();
+    limits.unsynced_records = 10;
+    limits.file_bytes = 20 * 1024;
+    let log = IssuanceLog::open(storage.clone(), crypto(), limits).unwrap();
+    fill(&log, 995);
+    let closed = fs::read_dir(place.directory.path()).unwrap().count() as u32 - 1;
+    assert!(closed > 10, "{closed} files were closed on the way");
+    let syncs = storage.syncs.load(Ordering::Relaxed);
+    assert!((99..=99 + closed).contains(&syncs), "{syncs} syncs");
+    assert_eq!(storage.worst.load(Ordering::Relaxed), 10);
+    // What is left is synced when somebody asks, as each tick does.
+    assert!(storage.unsynced.load(Ordering::Relaxed) > 0);
+    log.sync().unwrap();
+    assert_eq!(storage.unsynced.load(Ordering::Relaxed), 0);
 }
 
 #[test]
