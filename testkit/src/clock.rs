@@ -42,6 +42,9 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     passed: Duration,
+    /// By how much the calendar was set forward and back, altogether.
+    forward: Duration,
+    back: Duration,
     next: u64,
     /// By deadline, then by the order of asking.
     waiting: BTreeMap<(Duration, u64), Waker>,
@@ -70,6 +73,16 @@ impl VirtualClock {
         self.sleep_until(self.monotonic() + span).await;
     }
 
+    /// Sets the calendar forward, as somebody may who sets the clock. The monotonic reading stays, and who waits waits on.
+    pub fn step_forward(&self, by: Duration) {
+        self.shared.state().forward += by;
+    }
+
+    /// Sets the calendar back; as [`Self::step_forward`].
+    pub fn step_back(&self, by: Duration) {
+        self.shared.state().back += by;
+    }
+
     /// Waits until the calendar reads `when`; returns at once when it is past.
     pub async fn sleep_until_time(&self, when: Timestamp) {
         self.sleep(when.saturating_since(self.now())).await;
@@ -78,7 +91,8 @@ impl VirtualClock {
 
 impl Clock for VirtualClock {
     fn now(&self) -> Timestamp {
-        self.epoch + self.monotonic()
+        let state = self.shared.state();
+        self.epoch + state.passed + state.forward - state.back
     }
 
     fn monotonic(&self) -> Duration {

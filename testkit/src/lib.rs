@@ -1,6 +1,7 @@
 //! For tests: a trust domain in one call, a virtual clock, seeded randomness.
 //!
-//! - [`TrustDomain`] issues SVIDs and hands out sources, without disk or network.
+//! - [`TrustDomain`] issues SVIDs and hands out sources for X.509 and JWT, without disk or network; sources rotate as the
+//!   clock moves.
 //! - [`VirtualClock`] moves only when every task waits, so that a month passes at once.
 //! - [`SeededRandom`] makes the same run from the same seed.
 //!
@@ -27,4 +28,4 @@ mod trust_domain;
 
 pub use clock::VirtualClock;
 pub use random::SeededRandom;
-pub use trust_domain::TrustDomain;
+pub use trust_domain::{JwtSource, TrustDomain};

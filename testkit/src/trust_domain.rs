@@ -1,11 +1,13 @@
 //! A trust domain in one call: an authority in memory, SVIDs and sources from it, federation with another.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use spiffe_core::key::KeyType;
+use spiffe_core::svid::JwtError;
 use spiffe_core::{
-    Bundle, BundleSet, Clock, Publisher, Random, SpiffeId, SystemClock, TrustDomain as Name,
-    X509Svid,
+    Bundle, BundleSet, Clock, JwtSvid, JwtVerifier, Publisher, Random, SpiffeId, SystemClock,
+    TrustDomain as Name, X509Svid,
 };
 use spiffe_svid_ca::authority::Evidence;
 use spiffe_svid_ca::error::CaError;
@@ -31,6 +33,8 @@ use spiffe_svid_ca::{Event, InProcessSource, JwtSvidParams, TrustDomainCa, X509S
 pub struct TrustDomain {
     ca: TrustDomainCa,
     clock: Arc<dyn Clock>,
+    /// The sources that rotate by themselves, with whom each federates.
+    rotating: Arc<Mutex<Vec<Rotating>>>,
 }
 
 impl TrustDomain {
@@ -52,7 +56,11 @@ impl TrustDomain {
             .build(clock.now())
             .await
             .expect("an authority in memory can be made");
-        Self { ca, clock }
+        Self {
+            ca,
+            clock,
+            rotating: Arc::default(),
+        }
     }
 
     /// The authority.
@@ -97,6 +105,36 @@ impl TrustDomain {
         source.expect("the first SVID can be issued")
     }
 
+    /// A source for the workload at this path that rotates by itself as the clock moves, follows the bundles of its own
+    /// and of the `federated` trust domains, and lets the authorities' life go on. Needs a tokio runtime, which it lives
+    /// as long as.
+    pub async fn rotating_source(&self, path: &str, federated: &[&Self]) -> InProcessSource {
+        let source = self.source(path).await;
+        for other in federated {
+            let followed = source.federate(other.bundle());
+            followed.expect("a bundle of this kit can be used");
+        }
+        let federated = federated.iter().copied().cloned().collect();
+        let mut rotating = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
+        rotating.push((source.clone(), federated));
+        if rotating.len() == 1 {
+            tokio::spawn(live(self.clone()));
+        }
+        source
+    }
+
+    /// Tokens for the workload at this path, and verification by the bundles of this trust domain and the others.
+    pub fn jwt_source(&self, path: &str, federated: &[&Self]) -> JwtSource {
+        JwtSource {
+            id: self.id(path),
+            domains: std::iter::once(self)
+                .chain(federated.iter().copied())
+                .cloned()
+                .collect(),
+            verifier: JwtVerifier::new(&**self.ca.crypto()),
+        }
+    }
+
     /// A source that never changes: one SVID, and the bundles of this trust domain and the others.
     pub async fn fixed_source(&self, path: &str, federated: &[&Self]) -> Publisher {
         let bundles: BundleSet = std::iter::once(self)
@@ -115,3 +153,78 @@ impl TrustDomain {
         self.ca.tick(self.clock.now(), evidence).await
     }
 }
+
+/// A source that rotates by itself, and with whom it federates.
+type Rotating = (InProcessSource, Vec<TrustDomain>);
+
+/// One workload's JWT-SVIDs: fetched from its trust domain's authority, and verified by the bundles of the moment.
+#[derive(Clone, Debug)]
+pub struct JwtSource {
+    id: SpiffeId,
+    /// Its own first.
+    domains: Vec<TrustDomain>,
+    verifier: JwtVerifier,
+}
+
+impl JwtSource {
+    /// A new token for this audience, valid for five minutes.
+    ///
+    /// # Panics
+    ///
+    /// When issuing fails.
+    pub async fn fetch(&self, audience: &str) -> String {
+        let own = &self.domains[0];
+        let params = JwtSvidParams::new(self.id.clone(), audience);
+        let issued = own.ca.issue_jwt(&params, own.clock.now()).await;
+        issued.expect("the token can be issued").token
+    }
+
+    /// Verifies a token at the clock's time.
+    ///
+    /// # Errors
+    ///
+    /// [`JwtError`], the rule that it breaks.
+    pub fn verify(&self, token: &str, audience: &str) -> Result<JwtSvid, JwtError> {
+        let bundles: BundleSet = self.domains.iter().map(TrustDomain::bundle).collect();
+        let now = self.domains[0].clock.now();
+        self.verifier.verify(token, audience, &bundles, now)
+    }
+}
+
+/// Lets sources rotate and authorities follow each other as the clock moves.
+async fn live(domain: TrustDomain) {
+    let clock = domain.clock.clone();
+    loop {
+        let rotating = domain.rotating.lock();
+        let sources = rotating.unwrap_or_else(PoisonError::into_inner).clone();
+        let now = clock.now();
+        let due = sources
+            .iter()
+            .filter_map(|(source, _)| source.renew_at())
+            .min();
+        let wait = due.map_or(LOOK, |due| due.saturating_since(now));
+        let wait = wait.clamp(Duration::from_secs(1), LOOK);
+        clock.sleep_until(clock.monotonic() + wait).await;
+
+        let now = clock.now();
+        let known = sources.iter().map(|(source, _)| source.acknowledgement());
+        let ticked = domain.tick(&Evidence::complete(known)).await;
+        ticked.expect("authorities in memory follow each other");
+        for (source, federated) in &sources {
+            let foreign = federated
+                .iter()
+                .map(|other| source.federate(other.bundle()));
+            foreign
+                .chain([source.refresh()])
+                .collect::<Result<Vec<_>, _>>()
+                .expect("bundles of this kit can be used");
+            if source.renew_at().is_some_and(|due| due <= now) {
+                let rotated = source.rotate(now).await;
+                rotated.expect("an SVID can be issued again");
+            }
+        }
+    }
+}
+
+/// The longest wait between two looks: a fraction of every span that a life of 24 hours plans with.
+const LOOK: Duration = Duration::from_secs(300);

@@ -22,7 +22,8 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
         .collect::<Result<Vec<_>, _>>()?;
     for soak in chosen.into_iter().flatten() {
         println!("soak {}: {}", soak.name, soak.shows);
-        run::succeed(soak.name, run::cargo().args(soak.cargo))?;
+        let environment = soak.environment.iter().copied();
+        run::succeed(soak.name, run::cargo().args(soak.cargo).envs(environment))?;
     }
     Ok(())
 }
@@ -43,6 +44,7 @@ struct Soak {
     name: &'static str,
     shows: &'static str,
     cargo: &'static [&'static str],
+    environment: &'static [(&'static str, &'static str)],
 }
 
 const SOAKS: &[Soak] = &[
@@ -58,21 +60,40 @@ const SOAKS: &[Soak] = &[
             "--seconds",
             "60",
         ],
+        environment: &[],
+    },
+    Soak {
+        name: "rollover",
+        shows: "a thousand rollovers with consumers that lag, die and lie, no verification failed",
+        cargo: &[
+            "test",
+            "--release",
+            "-p",
+            "spiffe-testkit",
+            "--test",
+            "rollover",
+            "--",
+            "--nocapture",
+        ],
+        environment: &[("SPIFFE_ROLLOVERS", "1000")],
     },
     Soak {
         name: "rotation",
         shows: "10,000 rotations under 8 dialers over TCP, with and without resumption, no handshake failed",
         cargo: &["xtask", "bench", "--only", "tls/rotation"],
+        environment: &[],
     },
     Soak {
         name: "defederation",
         shows: "10,000 idle and 1,000 busy connections when a trust domain goes: nothing lost, nothing late",
         cargo: &["xtask", "bench", "--only", "tls/defederated"],
+        environment: &[],
     },
     Soak {
         name: "bench",
         shows: "every bench at full length",
         cargo: &["xtask", "bench"],
+        environment: &[],
     },
 ];
 
