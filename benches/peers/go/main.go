@@ -5,8 +5,15 @@
 package main
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
 	"fmt"
+	"math/big"
+	"net/url"
 	"os"
 	"runtime"
 	"slices"
@@ -29,6 +36,7 @@ type work struct {
 	Chain       [][]byte `json:"chain"`
 	Token       string   `json:"token"`
 	Audience    string   `json:"audience"`
+	DER         []byte   `json:"der"`
 }
 
 // minBatch is long enough for several collections, so that no batch goes without.
@@ -71,6 +79,9 @@ func (w *work) operation() (func() error, error) {
 			return err
 		}, nil
 	}
+	if w.Kind == "issue-spki" || w.Kind == "issue-csr" {
+		return w.issue()
+	}
 	td, err := spiffeid.TrustDomainFromString(w.TrustDomain)
 	if err != nil {
 		return nil, err
@@ -99,6 +110,69 @@ func (w *work) operation() (func() error, error) {
 		}, nil
 	}
 	return nil, fmt.Errorf("no operation is called %q", w.Kind)
+}
+
+// issue signs a leaf as SPIRE writes them, for a public key or for a signing request whose signature is checked.
+func (w *work) issue() (func() error, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	authority := &x509.Certificate{
+		SerialNumber:          big.NewInt(1),
+		Subject:               pkix.Name{Country: []string{"US"}, Organization: []string{"SPIFFE"}},
+		URIs:                  []*url.URL{{Scheme: "spiffe", Host: "example.org"}},
+		NotBefore:             now.Add(-10 * time.Second),
+		NotAfter:              now.Add(24 * time.Hour),
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, authority, authority, key.Public(), key)
+	if err != nil {
+		return nil, err
+	}
+	parent, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, err
+	}
+	most := new(big.Int).Lsh(big.NewInt(1), 128)
+	sign := func(public any) error {
+		serial, err := rand.Int(rand.Reader, most)
+		if err != nil {
+			return err
+		}
+		leaf := &x509.Certificate{
+			SerialNumber:          serial,
+			Subject:               pkix.Name{Country: []string{"US"}, Organization: []string{"SPIRE"}},
+			URIs:                  []*url.URL{{Scheme: "spiffe", Host: "example.org", Path: "/ns/prod/sa/web"}},
+			NotBefore:             now.Add(-10 * time.Second),
+			NotAfter:              now.Add(time.Hour),
+			KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment | x509.KeyUsageKeyAgreement,
+			ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+			BasicConstraintsValid: true,
+		}
+		_, err = x509.CreateCertificate(rand.Reader, leaf, parent, public, key)
+		return err
+	}
+	if w.Kind == "issue-spki" {
+		public, err := x509.ParsePKIXPublicKey(w.DER)
+		if err != nil {
+			return nil, err
+		}
+		return func() error { return sign(public) }, nil
+	}
+	return func() error {
+		request, err := x509.ParseCertificateRequest(w.DER)
+		if err != nil {
+			return err
+		}
+		if err := request.CheckSignature(); err != nil {
+			return err
+		}
+		return sign(request.PublicKey)
+	}, nil
 }
 
 // measure gives the nanoseconds of CPU time that an operation takes.

@@ -11,16 +11,18 @@ use std::process::{self, Command, Stdio};
 use std::time::Duration;
 
 use base64ct::{Base64, Encoding};
+use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 use spiffe_core::key::KeyType;
 use spiffe_core::verify::PeerRole;
 use spiffe_core::{Bundle, BundleSet, SpiffeId, TrustDomain};
+use spiffe_svid_ca::Csr;
 
 use super::jwt::{AUDIENCE, Token};
 use super::verify::cold_verifier;
 use super::{Measured, id};
 use crate::Effort;
-use crate::fixtures::{Domain, bundle, now};
+use crate::fixtures::{Domain, bundle, now, ready};
 use crate::measure::{Contender, contender, in_turns};
 use crate::report::{Budget, Row};
 
@@ -28,6 +30,8 @@ pub(crate) const ID: &str = "peers/go/id-parse";
 pub(crate) const DOCUMENT: &str = "peers/go/bundle-parse-10";
 pub(crate) const CHAIN: &str = "peers/go/x509-verify-chain2";
 pub(crate) const ES256: &str = "peers/go/jwt-es256";
+pub(crate) const ISSUE_SPKI: &str = "peers/go/issue-spki";
+pub(crate) const ISSUE_CSR: &str = "peers/go/issue-csr";
 pub(crate) const RS256: &str = "peers/go/jwt-rs256";
 
 /// An owned ID from 35 bytes; theirs is a view of what it was parsed from.
@@ -78,6 +82,29 @@ pub(crate) fn x509_verify(effort: Effort) -> Measured {
     beside(effort, CHAIN, "µs", ours, work)
 }
 
+/// A leaf for a bare public key; `x509.CreateCertificate` checks its own signature besides.
+pub(crate) fn issue_spki(effort: Effort) -> Measured {
+    let (ca, params, public_key) = super::ca::bare_key()?;
+    let now = now();
+    let ours = contender(|| ready(ca.issue_x509(&params, black_box(&public_key), now)));
+    let work = json!({"kind": "issue-spki", "der": Base64::encode_string(&public_key)});
+    beside(effort, ISSUE_SPKI, "µs", ours, work)
+}
+
+/// A leaf from a signing request whose signature is checked.
+pub(crate) fn issue_csr(effort: Effort) -> Measured {
+    let (ca, params, _) = super::ca::bare_key()?;
+    let now = now();
+    let request = CertificateParams::default().serialize_request(&KeyPair::generate()?)?;
+    let request: &[u8] = request.der();
+    let ours = contender(|| {
+        Csr::from_der(black_box(request), ca.key_policy(), &**ca.crypto())
+            .map(|csr| ready(ca.issue_x509(&params, csr.public_key(), now)))
+    });
+    let work = json!({"kind": "issue-csr", "der": Base64::encode_string(request)});
+    beside(effort, ISSUE_CSR, "µs", ours, work)
+}
+
 pub(crate) fn jwt_es256(effort: Effort) -> Measured {
     jwt(effort, ES256, KeyType::EcP256)
 }
@@ -114,7 +141,11 @@ fn beside(
         row,
         unit,
         ours / scale,
-        "go-spiffe 2.8.1",
+        if row.contains("/issue-") {
+            "Go's x509.CreateCertificate"
+        } else {
+            "go-spiffe 2.8.1"
+        },
         theirs / scale,
         Budget::Ratio(1.0),
     )])

@@ -134,6 +134,41 @@ pub(crate) const BENCHES: &[Bench] = &[
         rows: &[ca::CSR, ca::SPKI, ca::JWT],
         run: ca::issue,
     },
+    Bench {
+        rows: &[ca::TWO_CORES],
+        run: ca::two_cores,
+    },
+    Bench {
+        rows: &[ca::HEAP],
+        run: ca::heap,
+    },
+    Bench {
+        rows: &[ca::EPHEMERAL],
+        run: ca::ephemeral,
+    },
+    Bench {
+        rows: &[ca::SLOTS_1H],
+        run: ca::slots_1h,
+    },
+    Bench {
+        rows: &[ca::SLOTS_24H],
+        run: ca::slots_24h,
+    },
+    #[cfg(feature = "peers")]
+    Bench {
+        rows: &[peers::RCGEN],
+        run: peers::rcgen_issue,
+    },
+    #[cfg(feature = "peers")]
+    Bench {
+        rows: &[go::ISSUE_SPKI],
+        run: go::issue_spki,
+    },
+    #[cfg(feature = "peers")]
+    Bench {
+        rows: &[go::ISSUE_CSR],
+        run: go::issue_csr,
+    },
     #[cfg(feature = "peers")]
     Bench {
         rows: &[peers::ID],

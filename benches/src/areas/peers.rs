@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::hint::black_box;
 
+use rcgen::{CertifiedIssuer, KeyPair};
 use serde_json::Value;
 use spiffe::bundle::jwt::JwtAuthority as PeerJwtAuthority;
 use spiffe_core::crypto::aws_lc_rs;
@@ -12,15 +13,42 @@ use spiffe_core::{Bundle, BundleSet, SpiffeId, TrustDomain, X509Svid};
 use super::jwt::{AUDIENCE, Token};
 use super::{Measured, id};
 use crate::Effort;
-use crate::fixtures::Domain;
+use crate::fixtures::{Domain, authority, leaf, now, ready};
 use crate::measure::{contender, in_turns};
 use crate::report::{Budget, Row};
 
+pub(crate) const RCGEN: &str = "peers/rcgen-issue-spki";
 pub(crate) const ID: &str = "peers/id-parse";
 pub(crate) const FROM_DER: &str = "peers/svid-from-der";
 pub(crate) const LOOKUP: &str = "peers/bundle-lookup";
 pub(crate) const ES256: &str = "peers/jwt-es256";
 pub(crate) const RS256: &str = "peers/jwt-rs256";
+
+/// A leaf for a bare public key, the issuer's key in memory, on both sides.
+pub(crate) fn rcgen_issue(effort: Effort) -> Measured {
+    let (ca, params, public_key) = super::ca::bare_key()?;
+    let now = now();
+    let issuer = CertifiedIssuer::self_signed(authority("example.org"), KeyPair::generate()?)?;
+    let leaf = leaf("spiffe://example.org/ns/prod/sa/web")?;
+    let key = KeyPair::generate()?;
+    leaf.signed_by(&key, &issuer)?;
+    let [ours, theirs] = in_turns(
+        effort.span,
+        [
+            contender(|| ready(ca.issue_x509(&params, black_box(&public_key), now))),
+            contender(|| leaf.signed_by(black_box(&key), &issuer)),
+        ],
+    );
+    let (ours, theirs) = (ours / 1e3, theirs / 1e3);
+    Ok(vec![Row::new(
+        RCGEN,
+        "µs",
+        ours,
+        "rcgen 0.14's signed_by",
+        theirs,
+        Budget::Ratio(1.0),
+    )])
+}
 
 /// An owned ID from 35 bytes.
 pub(crate) fn id_parse(effort: Effort) -> Measured {
