@@ -32,9 +32,16 @@
 //!
 //! - `aws-lc-rs` (default): the default cryptography. Without it a provider must be given to [`Mtls::provider`].
 //! - `hyper`: the module `hyper`, HTTP/1.1 and HTTP/2 servers and clients.
+//! - `axum`: the module `axum`, the peer as an extractor; with `hyper`.
+//! - `tonic`: the module `tonic`, gRPC channels and services; with `hyper`.
+//! - `bearer`: the module `bearer`, JWT-SVIDs as bearer tokens of HTTP requests.
 #![forbid(unsafe_code)]
 
 mod asked;
+#[cfg(feature = "axum")]
+pub mod axum;
+#[cfg(feature = "bearer")]
+pub mod bearer;
 mod config;
 mod digest;
 mod error;
@@ -58,6 +65,8 @@ mod stream;
 mod terms;
 #[cfg(feature = "aws-lc-rs")]
 mod tickets;
+#[cfg(feature = "tonic")]
+pub mod tonic;
 mod verifier;
 
 pub use asked::Asked;

@@ -1,19 +1,23 @@
 //! The hyper adapter, in both versions of HTTP.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::net::SocketAddr;
 
 use http_body_util::{BodyExt, Empty};
 use spiffe_tls::hyper::bytes::Bytes;
 use spiffe_tls::hyper::http::{Request, Response};
+use spiffe_tls::hyper::http_body::Body;
+use spiffe_tls::hyper::hyper::body::Incoming;
 use spiffe_tls::hyper::{ALPN, Client, Server};
 use spiffe_tls::{Mtls, Peer};
 use tokio::net::TcpListener;
+use tower::Service;
 
 use crate::harness::{Adapter, App, Ask, Running, check};
 
 /// With HTTP/2, or without.
-struct Hyper<const HTTP2: bool>;
+pub struct Hyper<const HTTP2: bool>;
 
 fn alpn(http2: bool) -> &'static [&'static [u8]] {
     const OFFERED: &[&[u8]] = &ALPN;
@@ -24,9 +28,6 @@ impl<const HTTP2: bool> Adapter for Hyper<HTTP2> {
     type Client = Asking;
 
     async fn serve(mtls: Mtls, app: App) -> Running {
-        let acceptor = mtls.alpn(alpn(HTTP2)).acceptor().unwrap();
-        let listener = acceptor.listen(TcpListener::bind("127.0.0.1:0").await.unwrap());
-        let address = listener.local_addr().unwrap();
         let service = tower::service_fn(move |request: Request<_>| {
             let app = app.clone();
             let peer = request.extensions().get::<Peer>();
@@ -34,12 +35,7 @@ impl<const HTTP2: bool> Adapter for Hyper<HTTP2> {
             let path = request.uri().path().to_owned();
             async move { Ok::<_, Infallible>(Response::new(app.answer(path, peer).await)) }
         });
-        let serving = Server::new(service).serve(listener, std::future::pending());
-        Running {
-            address,
-            open: Box::new(move || acceptor.open_connections()),
-            task: tokio::spawn(async move { serving.await.unwrap() }),
-        }
+        serve(mtls.alpn(alpn(HTTP2)), service).await
     }
 
     fn client(mtls: Mtls, to: SocketAddr) -> Asking {
@@ -48,8 +44,27 @@ impl<const HTTP2: bool> Adapter for Hyper<HTTP2> {
     }
 }
 
+/// Serves any HTTP service on a port of the system's choice.
+pub async fn serve<S, B>(mtls: Mtls, service: S) -> Running
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    let acceptor = mtls.acceptor().unwrap();
+    let listener = acceptor.listen(TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let address = listener.local_addr().unwrap();
+    let serving = Server::new(service).serve(listener, std::future::pending());
+    Running {
+        address,
+        open: Box::new(move || acceptor.open_connections()),
+        task: tokio::spawn(async move { serving.await.unwrap() }),
+    }
+}
+
 #[derive(Clone)]
-struct Asking {
+pub struct Asking {
     client: Client<Empty<Bytes>>,
     to: SocketAddr,
 }

@@ -6,5 +6,8 @@
 #[path = "../../../spiffe-tls/tests/support/mod.rs"]
 mod support;
 
+mod axum;
+mod bearer;
+mod grpc;
 mod harness;
 mod http;

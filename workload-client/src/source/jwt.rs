@@ -134,6 +134,14 @@ impl Source for JwtSource {
     }
 }
 
+/// Tokens of the default identity, as [`fetch`](JwtSource::fetch) gives them.
+#[cfg(feature = "bearer")]
+impl spiffe_tls::bearer::TokenSource for JwtSource {
+    fn token<'a>(&'a self, audience: &'a str) -> spiffe_tls::bearer::TokenFuture<'a> {
+        Box::pin(async move { Ok(self.fetch([audience]).await?) })
+    }
+}
+
 impl fmt::Debug for JwtSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JwtSource")
