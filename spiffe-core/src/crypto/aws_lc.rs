@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rand::{self, SecureRandom};
 use aws_lc_rs::signature::{
@@ -12,7 +13,7 @@ use aws_lc_rs::signature::{
 use aws_lc_rs::{digest, rsa};
 use rustls_pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
 
-use super::CryptoProvider;
+use super::{CryptoProvider, SEAL_KEY_BYTES, SEAL_NONCE_BYTES, SealingError};
 use crate::key::{KeyError, KeyType, PrivateKey, SignError, SignatureAlgorithm, Signer};
 use crate::svid::JwsAlgorithm;
 use crate::time::BoxFuture;
@@ -92,6 +93,40 @@ impl CryptoProvider for AwsLc {
         out.copy_from_slice(digest::digest(&digest::SHA256, data).as_ref());
         out
     }
+
+    fn seal(
+        &self,
+        key: &[u8; SEAL_KEY_BYTES],
+        nonce: &[u8; SEAL_NONCE_BYTES],
+        bound: &[u8],
+        data: &mut Vec<u8>,
+    ) -> Result<(), SealingError> {
+        sealing_key(key)?
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(*nonce), Aad::from(bound), data)
+            .map_err(|_| SealingError::new())
+    }
+
+    fn open(
+        &self,
+        key: &[u8; SEAL_KEY_BYTES],
+        nonce: &[u8; SEAL_NONCE_BYTES],
+        bound: &[u8],
+        data: &mut Vec<u8>,
+    ) -> Result<(), SealingError> {
+        let length = sealing_key(key)?
+            .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(bound), data)
+            .map_err(|_| SealingError::new())?
+            .len();
+        data.truncate(length);
+        Ok(())
+    }
+}
+
+/// AES-256-GCM-SIV (RFC 8452): were a nonce ever drawn twice, no more would be told than that the data were the same.
+fn sealing_key(key: &[u8; SEAL_KEY_BYTES]) -> Result<LessSafeKey, SealingError> {
+    UnboundKey::new(&AES_256_GCM_SIV, key)
+        .map(LessSafeKey::new)
+        .map_err(|_| SealingError::new())
 }
 
 #[derive(Debug)]

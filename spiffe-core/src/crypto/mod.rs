@@ -43,6 +43,62 @@ pub trait CryptoProvider: fmt::Debug + Send + Sync + 'static {
 
     /// SHA-256 of `data`.
     fn sha256(&self, data: &[u8]) -> [u8; 32];
+
+    /// Seals `data` in place: encrypts it and appends what tells an alteration of it or of `bound`, which is not kept. A
+    /// nonce is random and used once. How data is sealed is the provider's choice; what one seals that one opens.
+    ///
+    /// # Errors
+    ///
+    /// [`SealingError`], from a provider that does not seal, which is the default.
+    fn seal(
+        &self,
+        _key: &[u8; SEAL_KEY_BYTES],
+        _nonce: &[u8; SEAL_NONCE_BYTES],
+        _bound: &[u8],
+        _data: &mut Vec<u8>,
+    ) -> Result<(), SealingError> {
+        Err(SealingError::new())
+    }
+
+    /// Opens what [`seal`](Self::seal) sealed, in place.
+    ///
+    /// # Errors
+    ///
+    /// [`SealingError`], when anything differs from what was sealed; nothing may be made of `data` then.
+    fn open(
+        &self,
+        _key: &[u8; SEAL_KEY_BYTES],
+        _nonce: &[u8; SEAL_NONCE_BYTES],
+        _bound: &[u8],
+        _data: &mut Vec<u8>,
+    ) -> Result<(), SealingError> {
+        Err(SealingError::new())
+    }
+}
+
+/// Bytes of a key that data is sealed with.
+pub const SEAL_KEY_BYTES: usize = 32;
+
+/// Bytes of a nonce that data is sealed with.
+pub const SEAL_NONCE_BYTES: usize = 12;
+
+/// Data was not sealed or does not open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it cannot be sealed or opened with this cryptography and key")]
+#[non_exhaustive]
+pub struct SealingError;
+
+impl SealingError {
+    /// The error, for implementors of [`CryptoProvider`].
+    pub const fn new() -> Self {
+        Self
+    }
+}
+
+impl Default for SealingError {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// The default provider, AWS-LC through aws-lc-rs.
