@@ -92,6 +92,7 @@ fn the_page_of_limits_has_the_values_of_the_constants() {
         spiffe_tls::hyper::MAX_POOLS, "destinations of which an HTTP client keeps connections";
         spiffe_workload_client::endpoint::MAX_SOCKET_PATH_BYTES, "bytes of a socket's path";
         spiffe_workload_client::client::DEFAULT_MAX_MESSAGE_BYTES, "bytes of a message from the Workload API";
+        spiffe_workload_client::client::DEFAULT_KEEP_ALIVE, "silence before a sign of life is asked for, and time for that";
         spiffe_workload_client::client::DEFAULT_DEADLINE, "time for a single request, and for a stream's first message";
         spiffe_workload_client::MAX_SVIDS, "SVIDs of an update";
         spiffe_workload_client::MAX_HINT_BYTES, "bytes of a hint";
@@ -100,6 +101,8 @@ fn the_page_of_limits_has_the_values_of_the_constants() {
         spiffe_workload_client::source::MAX_DELAY, "the longest delay between attempts";
         spiffe_workload_client::source::MAX_FILE_BYTES, "bytes of a file that a file source reads";
         spiffe_workload_client::source::DEFAULT_POLL_INTERVAL, "time between two looks at a file source's files";
+        spiffe_workload_client::source::CLOCK_CHECK_INTERVAL, "time between two looks at whether the clock has stepped";
+        spiffe_workload_client::source::MAX_CLOCK_DRIFT, "how far calendar and stopwatch may part between them";
         spiffe_workload_client::source::MAX_CACHED_TOKENS, "JWT-SVIDs that a source keeps";
         spiffe_agent::DEFAULT_REQUESTS, "requests open at once on a Workload API";
         spiffe_agent::DEFAULT_REQUESTS_PER_CONNECTION, "requests open at once on one connection";

@@ -172,6 +172,12 @@ pub enum ResponseError {
         /// The token's.
         found: SpiffeId,
     },
+    /// Bytes that are no message.
+    #[error("it is no protobuf message: {reason}")]
+    Malformed {
+        /// What is wrong.
+        reason: String,
+    },
     /// A chain and a key that are no X509-SVID.
     #[error("svids[{index}] is no X509-SVID: {source}")]
     Svid {

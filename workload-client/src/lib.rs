@@ -33,7 +33,9 @@ pub mod client;
 pub mod delivery;
 pub mod endpoint;
 mod error;
+pub mod observe;
 pub mod source;
+mod streams;
 mod update;
 
 pub use client::WorkloadApiClient;

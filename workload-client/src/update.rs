@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use prost::Message;
 use spiffe_core::bundle::{Ignored, JwtAuthorities, X509Authorities};
 use spiffe_core::crypto::CryptoProvider;
 use spiffe_core::key::{PrivateKey, SvidKey};
@@ -73,6 +74,15 @@ pub struct X509Context {
 }
 
 impl X509Context {
+    /// Reads a message of FetchX509SVID from its protobuf bytes, as a stream's first.
+    ///
+    /// # Errors
+    ///
+    /// [`ResponseError`], among them [`ResponseError::Malformed`].
+    pub fn decode(message: &[u8], crypto: Arc<dyn CryptoProvider>) -> Result<Self, ResponseError> {
+        X509Reader::new(crypto).read(decode(message)?)
+    }
+
     /// The SVIDs in the server's order, at least one; the first is the default identity (Workload API §8).
     pub fn svids(&self) -> &[Arc<X509Svid>] {
         &self.svids
@@ -310,6 +320,15 @@ pub struct JwtBundles {
 }
 
 impl JwtBundles {
+    /// Reads a message of FetchJWTBundles from its protobuf bytes, as a stream's first.
+    ///
+    /// # Errors
+    ///
+    /// [`ResponseError`], among them [`ResponseError::Malformed`].
+    pub fn decode(message: &[u8], crypto: Arc<dyn CryptoProvider>) -> Result<Self, ResponseError> {
+        JwtBundleReader::new(crypto).read(decode(message)?)
+    }
+
     /// The bundles; they hold JWT authorities only.
     pub fn bundles(&self) -> &Arc<BundleSet> {
         &self.bundles
@@ -607,6 +626,13 @@ fn jwt_bundle(trust_domain: TrustDomain, jwks: &[u8]) -> Result<(Bundle, Vec<Ign
     let ignored = authorities.ignored().to_vec();
     let bundle = Bundle::new(trust_domain).with_jwt_authorities(authorities);
     Ok((bundle, ignored))
+}
+
+/// A message from its protobuf bytes.
+pub(crate) fn decode<M: Message + Default>(message: &[u8]) -> Result<M, ResponseError> {
+    M::decode(message).map_err(|error| ResponseError::Malformed {
+        reason: error.to_string(),
+    })
 }
 
 pub(crate) fn empty(field: impl Into<String>) -> ResponseError {

@@ -13,13 +13,21 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+#[cfg(feature = "aws-lc-rs")]
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError, Weak},
+};
 
 use futures_util::future::{Either, select};
 use hyper_util::rt::TokioIo;
 use spiffe_core::crypto::CryptoProvider;
+use spiffe_core::verify::X509Verifier;
 use spiffe_core::{Clock, SystemClock};
 use spiffe_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use tokio::net::{TcpStream, UnixStream};
+#[cfg(feature = "aws-lc-rs")]
+use tokio::runtime::{Handle, Id};
 use tonic::metadata::MetadataValue;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint as Transport};
@@ -31,12 +39,17 @@ pub use x509::{X509BundleUpdates, X509Updates};
 
 use crate::endpoint::{Address, Endpoint};
 use crate::error::{ClientError, one_line};
+use crate::source::outages::Outages;
+use crate::streams::Streams;
 
 /// The largest message taken by default: thousands of federated bundles, sixteen times gRPC's own default.
 pub const DEFAULT_MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 
 /// How long an answer, or the first message of a stream, may take by default. Later messages may take for ever.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long a connection may be silent by default before it is asked for a sign of life.
+pub const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// The header that no browser or careless proxy sends: Workload Endpoint §3.
 const SECURITY_HEADER: &str = "workload.spiffe.io";
@@ -55,7 +68,12 @@ struct Inner {
     crypto: Arc<dyn CryptoProvider>,
     deadline: Duration,
     max_message_bytes: usize,
+    keep_alive: Duration,
+    owner: Option<u32>,
     stub: OnceLock<Stub>,
+    streams: Streams,
+    outages: Arc<Outages>,
+    verifier: X509Verifier,
     /// Whether the endpoint ever answered in gRPC.
     answered: AtomicBool,
 }
@@ -97,7 +115,28 @@ impl WorkloadApiClient {
             clock: Arc::new(SystemClock::new()),
             deadline: DEFAULT_DEADLINE,
             max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
+            keep_alive: DEFAULT_KEEP_ALIVE,
+            owner: None,
         }
+    }
+
+    /// The client that all sources with default settings share: one for each endpoint and runtime, for as long as somebody
+    /// holds it.
+    #[cfg(feature = "aws-lc-rs")]
+    pub(crate) fn shared(endpoint: Endpoint, runtime: &Handle) -> Self {
+        type Shared = Mutex<HashMap<(Endpoint, Id), Weak<Inner>>>;
+        static SHARED: OnceLock<Shared> = OnceLock::new();
+        let shared = SHARED.get_or_init(Mutex::default);
+        let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.retain(|_, client| client.strong_count() > 0);
+        // A connection ends with the runtime that it was made on.
+        let key = (endpoint, runtime.id());
+        if let Some(inner) = shared.get(&key).and_then(Weak::upgrade) {
+            return Self { inner };
+        }
+        let client = Self::new(key.0.clone());
+        shared.insert(key, Arc::downgrade(&client.inner));
+        client
     }
 
     /// Whom it asks.
@@ -113,6 +152,19 @@ impl WorkloadApiClient {
         &self.inner.crypto
     }
 
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.inner.streams
+    }
+
+    pub(crate) fn outages(&self) -> &Arc<Outages> {
+        &self.inner.outages
+    }
+
+    /// The verifier that own SVIDs are checked with; all sources share what it remembers.
+    pub(crate) fn verifier(&self) -> &X509Verifier {
+        &self.inner.verifier
+    }
+
     /// The generated client, over the one connection.
     fn stub(&self) -> Stub {
         let inner = &self.inner;
@@ -120,7 +172,7 @@ impl WorkloadApiClient {
             .stub
             .get_or_init(|| {
                 let add: fn(Request<()>) -> SentRequest = add_security_header;
-                SpiffeWorkloadApiClient::with_interceptor(channel(&inner.endpoint), add)
+                SpiffeWorkloadApiClient::with_interceptor(inner.channel(), add)
                     .max_decoding_message_size(inner.max_message_bytes)
             })
             .clone()
@@ -223,6 +275,8 @@ pub struct ClientBuilder {
     clock: Arc<dyn Clock>,
     deadline: Duration,
     max_message_bytes: usize,
+    keep_alive: Duration,
+    owner: Option<u32>,
 }
 
 impl ClientBuilder {
@@ -247,16 +301,38 @@ impl ClientBuilder {
         self
     }
 
+    /// How long a connection with open streams may be silent before the other end is asked for a sign of life, and how long
+    /// that may take; [`DEFAULT_KEEP_ALIVE`] otherwise. Without one the connection is given up, so that an agent that is
+    /// frozen is noticed. It runs on tokio's timer, as the transport does.
+    #[must_use]
+    pub fn keep_alive(mut self, every: Duration) -> Self {
+        self.keep_alive = every;
+        self
+    }
+
+    /// The user that must own the other end of a Unix socket; anybody otherwise, since agents run under users of their
+    /// own and the standard has workloads trust the path. The kernel says who it is.
+    #[must_use]
+    pub fn owner(mut self, uid: u32) -> Self {
+        self.owner = Some(uid);
+        self
+    }
+
     /// The client; nothing is connected yet.
     pub fn build(self) -> WorkloadApiClient {
         WorkloadApiClient {
             inner: Arc::new(Inner {
                 endpoint: self.endpoint,
                 clock: self.clock,
+                verifier: X509Verifier::new(&*self.crypto),
                 crypto: self.crypto,
                 deadline: self.deadline,
                 max_message_bytes: self.max_message_bytes,
+                keep_alive: self.keep_alive,
+                owner: self.owner,
                 stub: OnceLock::new(),
+                streams: Streams::default(),
+                outages: Arc::default(),
                 answered: AtomicBool::new(false),
             }),
         }
@@ -310,30 +386,48 @@ fn add_security_header(mut request: Request<()>) -> SentRequest {
     Ok(request)
 }
 
-/// A lazy channel; must be called within a tokio runtime, which every call is.
-fn channel(endpoint: &Endpoint) -> Channel {
-    const USER_AGENT: &str = concat!("spiffe-workload-client/", env!("CARGO_PKG_VERSION"));
-    // What a Unix socket's clients say as authority is their choice; HTTP/2 wants a host name.
-    let transport = Transport::from_static("http://localhost");
-    let transport = transport
-        .user_agent(USER_AGENT)
-        .expect("the crate's name and version are a header value");
-    match endpoint.address().clone() {
-        Address::Tcp(address) => {
-            transport.connect_with_connector_lazy(service_fn(move |_| async move {
-                let stream = TcpStream::connect(address).await.map_err(Unreachable)?;
-                stream.set_nodelay(true).map_err(Unreachable)?;
-                Ok::<_, Unreachable>(TokioIo::new(stream))
-            }))
-        }
-        Address::Unix(path) => transport.connect_with_connector_lazy(service_fn(move |_| {
-            let path = path.clone();
-            async move {
-                let stream = UnixStream::connect(path).await.map_err(Unreachable)?;
-                Ok::<_, Unreachable>(TokioIo::new(stream))
+impl Inner {
+    /// A lazy channel; must be called within a tokio runtime, which every call is.
+    fn channel(&self) -> Channel {
+        const USER_AGENT: &str = concat!("spiffe-workload-client/", env!("CARGO_PKG_VERSION"));
+        // What a Unix socket's clients say as authority is their choice; HTTP/2 wants a host name.
+        let transport = Transport::from_static("http://localhost")
+            .http2_keep_alive_interval(self.keep_alive)
+            .keep_alive_timeout(self.keep_alive);
+        let transport = transport
+            .user_agent(USER_AGENT)
+            .expect("the crate's name and version are a header value");
+        let owner = self.owner;
+        match self.endpoint.address().clone() {
+            Address::Tcp(address) => {
+                transport.connect_with_connector_lazy(service_fn(move |_| async move {
+                    let stream = TcpStream::connect(address).await.map_err(Unreachable)?;
+                    stream.set_nodelay(true).map_err(Unreachable)?;
+                    Ok::<_, Unreachable>(TokioIo::new(stream))
+                }))
             }
-        })),
+            Address::Unix(path) => transport.connect_with_connector_lazy(service_fn(move |_| {
+                let path = path.clone();
+                async move {
+                    let stream = UnixStream::connect(path).await.map_err(Unreachable)?;
+                    if let Some(expected) = owner {
+                        owned_by(&stream, expected).map_err(Unreachable)?;
+                    }
+                    Ok::<_, Unreachable>(TokioIo::new(stream))
+                }
+            })),
+        }
     }
+}
+
+/// The kernel's word on who listens, as of when that was begun.
+fn owned_by(stream: &UnixStream, expected: u32) -> io::Result<()> {
+    let found = stream.peer_cred()?.uid();
+    if found == expected {
+        return Ok(());
+    }
+    let reason = format!("the socket belongs to user {found}, not to user {expected}");
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
 }
 
 /// The socket could not be connected to; marks the cause among those of a status.

@@ -8,10 +8,14 @@ use spiffe_core::crypto::CryptoProvider;
 use spiffe_core::{Clock, Random};
 
 use super::backoff::Jitter;
-use super::follow::Settings;
+use super::cache::LastGood;
+#[cfg(feature = "aws-lc-rs")]
+use super::follow::runtime;
+use super::stream::Settings;
 use super::{DEFAULT_START_TIMEOUT, StartError};
 use crate::client::WorkloadApiClient;
 use crate::endpoint::Endpoint;
+use crate::observe::{Metrics, Observer};
 
 pub(super) struct Common {
     pub(super) client: Option<WorkloadApiClient>,
@@ -21,24 +25,22 @@ pub(super) struct Common {
     pub(super) random: Arc<dyn Random>,
     pub(super) timeout: Duration,
     pub(super) withdrawal_grace: Duration,
+    pub(super) last_good: Option<LastGood>,
+    pub(super) metrics: Option<Arc<dyn Metrics>>,
 }
 
 impl Common {
     /// The settings of a task; makes a client where none was given.
     pub(super) fn settings(self) -> Result<Settings, StartError> {
-        let client = match self.client {
-            Some(client) => client,
-            None => {
-                let endpoint = match self.endpoint {
-                    Some(endpoint) => endpoint,
-                    None => Endpoint::from_env()?,
-                };
-                let crypto = self
-                    .crypto
-                    .or_else(default_crypto)
-                    .ok_or(StartError::NoCrypto)?;
+        let client = match (self.client, self.clock, self.crypto) {
+            (Some(client), _, _) => client,
+            #[cfg(feature = "aws-lc-rs")]
+            (None, None, None) => WorkloadApiClient::shared(endpoint(self.endpoint)?, &runtime()?),
+            (None, clock, crypto) => {
+                let endpoint = endpoint(self.endpoint)?;
+                let crypto = crypto.or_else(default_crypto).ok_or(StartError::NoCrypto)?;
                 let mut builder = WorkloadApiClient::builder_with_crypto(endpoint, crypto);
-                if let Some(clock) = self.clock {
+                if let Some(clock) = clock {
                     builder = builder.clock(clock);
                 }
                 builder.build()
@@ -48,8 +50,14 @@ impl Common {
             client,
             random: self.random,
             grace: self.withdrawal_grace,
+            last_good: self.last_good,
+            observer: Observer::new("", self.metrics),
         })
     }
+}
+
+fn endpoint(given: Option<Endpoint>) -> Result<Endpoint, StartError> {
+    given.map_or_else(|| Ok(Endpoint::from_env()?), Ok)
 }
 
 impl Default for Common {
@@ -62,6 +70,8 @@ impl Default for Common {
             random: Arc::new(Jitter),
             timeout: DEFAULT_START_TIMEOUT,
             withdrawal_grace: Duration::ZERO,
+            last_good: None,
+            metrics: None,
         }
     }
 }
@@ -88,7 +98,8 @@ pub(super) fn default_crypto() -> Option<Arc<dyn CryptoProvider>> {
 macro_rules! common_settings {
     () => {
         /// The client to follow the stream with, and with it endpoint, clock and cryptography; sources that are given
-        /// clones of one client share its connection.
+        /// clones of one client share its connection, and its streams. Without a client, a clock and cryptography of
+        /// their own, all sources of a process at one endpoint do.
         pub fn client(mut self, client: $crate::WorkloadApiClient) -> Self {
             self.common.client = Some(client);
             self
@@ -134,7 +145,25 @@ macro_rules! common_settings {
             self.common.withdrawal_grace = grace;
             self
         }
+
+        /// Where the events of the source are counted; nowhere otherwise.
+        pub fn metrics(mut self, metrics: std::sync::Arc<dyn $crate::observe::Metrics>) -> Self {
+            self.common.metrics = Some(metrics);
+            self
+        }
     };
 }
 
-pub(super) use common_settings;
+/// The builder method for the last good state, of sources that follow one stream.
+macro_rules! last_good_setting {
+    () => {
+        /// Where the last good state is kept on disk, sealed, so that a restart while the endpoint is away comes up with
+        /// what is still valid; nowhere otherwise. It is written while an update is applied.
+        pub fn last_good(mut self, last_good: super::LastGood) -> Self {
+            self.common.last_good = Some(last_good);
+            self
+        }
+    };
+}
+
+pub(super) use {common_settings, last_good_setting};

@@ -4,18 +4,20 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use spiffe_core::snapshot::Rejection;
+use spiffe_core::crypto::CryptoProvider;
+use spiffe_core::snapshot::{Published, Rejection};
 use spiffe_core::verify::X509Verifier;
 use spiffe_core::{BoxFuture, Bundle, BundleSet, Publisher, Source, Timestamp};
-use spiffe_proto::workload::{JwtBundlesResponse, X509BundlesResponse};
+use spiffe_proto::workload::X509BundlesResponse;
 
 use super::builder::{Common, common_settings};
-use super::follow::{Applied, Feed, Following, Refused, Settings};
+use super::follow::Following;
+use super::stream::{self, Applied, Consumer, Reader};
 use super::survival::{Readiness, Survival};
 use super::{SourceStatus, StartError};
 use crate::client::{Responses, WorkloadApiClient};
-use crate::error::ClientError;
-use crate::update::{JwtBundleReader, X509BundleReader};
+use crate::error::{ClientError, ResponseError};
+use crate::update::{JwtBundleReader, JwtBundles, X509BundleReader, X509Bundles};
 
 /// Follows FetchX509Bundles and FetchJWTBundles and publishes both as one: each trust domain's bundle with its X.509 and
 /// its JWT authorities. Clones are handles to the same tasks.
@@ -155,43 +157,26 @@ impl BundleSourceBuilder {
     /// What is wrong with the settings, or [`StartError::NoRuntime`].
     pub fn start(self) -> Result<BundleSource, StartError> {
         let settings = self.common.settings()?;
-        let crypto = settings.client.crypto().clone();
         let publisher = Publisher::new();
-        let halves: Arc<Mutex<Halves>> = Arc::default();
-        let x509 = X509Half {
-            reader: X509BundleReader::new(crypto.clone()),
-            verifier: X509Verifier::new(&*crypto),
-            halves: halves.clone(),
+        let half = Half {
+            profile: Profile::X509,
+            verifier: settings.client.verifier().clone(),
+            halves: Arc::default(),
             publisher: publisher.clone(),
         };
-        let jwt = JwtHalf {
-            reader: JwtBundleReader::new(crypto),
-            halves,
-            publisher: publisher.clone(),
-        };
-        let following = match self.only {
-            Some(Profile::Jwt) => Profiles {
-                first: follow(jwt, settings)?,
-                second: None,
-            },
-            Some(Profile::X509) => Profiles {
-                first: follow(x509, settings)?,
-                second: None,
-            },
-            None => Profiles {
-                first: follow(x509, settings.clone())?,
-                second: Some(follow(jwt, settings)?),
-            },
+        let jwt = half.of(Profile::Jwt);
+        let x509 = |settings| stream::follow::<X509BundleReader>(half, settings, Arc::default());
+        let jwt = |settings| stream::follow::<JwtBundleReader>(jwt, settings, Arc::default());
+        let (first, second) = match self.only {
+            Some(Profile::Jwt) => (jwt(settings)?, None),
+            Some(Profile::X509) => (x509(settings)?, None),
+            None => (x509(settings.clone())?, Some(jwt(settings)?)),
         };
         Ok(BundleSource {
             publisher,
-            following: Arc::new(following),
+            following: Arc::new(Profiles { first, second }),
         })
     }
-}
-
-fn follow(feed: impl Feed, settings: Settings) -> Result<Following, StartError> {
-    Following::start(feed, settings, Arc::default(), Arc::default())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,17 +232,15 @@ impl Halves {
     }
 }
 
-struct X509Half {
-    reader: X509BundleReader,
-    verifier: X509Verifier,
-    halves: Arc<Mutex<Halves>>,
-    publisher: Publisher,
-}
-
-impl Feed for X509Half {
+impl Reader for X509BundleReader {
     type Response = X509BundlesResponse;
+    type Update = X509Bundles;
 
-    const NAME: &'static str = "x509_bundles";
+    const STREAM: &'static str = "x509_bundles";
+
+    fn new(crypto: Arc<dyn CryptoProvider>) -> Self {
+        Self::new(crypto)
+    }
 
     fn open(
         client: &WorkloadApiClient,
@@ -265,67 +248,72 @@ impl Feed for X509Half {
         Box::pin(client.open_x509_bundles())
     }
 
-    fn apply(&mut self, response: X509BundlesResponse, _: Timestamp) -> Result<Applied, Refused> {
-        let update = self.reader.read(response)?;
-        Halves::change(
-            &self.halves,
-            &self.publisher,
-            Profile::X509,
-            update.bundles(),
-        )?;
+    fn read(&mut self, response: X509BundlesResponse) -> Result<X509Bundles, ResponseError> {
+        self.read(response)
+    }
+
+    fn forget(&mut self) {
+        self.forget();
+    }
+}
+
+/// What both halves publish to.
+#[derive(Clone)]
+struct Half {
+    profile: Profile,
+    verifier: X509Verifier,
+    halves: Arc<Mutex<Halves>>,
+    publisher: Publisher,
+}
+
+impl Half {
+    fn change(&self, to: &Arc<BundleSet>) -> Result<(), Rejection> {
+        Halves::change(&self.halves, &self.publisher, self.profile, to)
+    }
+
+    fn of(&self, profile: Profile) -> Self {
+        Self {
+            profile,
+            ..self.clone()
+        }
+    }
+}
+
+impl Consumer<X509Bundles> for Half {
+    fn apply(&mut self, update: &X509Bundles, _: Timestamp) -> Result<Applied, Rejection> {
+        self.change(update.bundles())?;
         Ok(Applied::whole(update.notices()))
     }
 
     fn withdraw(&mut self) -> Result<(), Rejection> {
-        self.reader.forget();
-        Halves::change(
-            &self.halves,
-            &self.publisher,
-            Profile::X509,
-            &Arc::default(),
-        )
+        self.change(&Arc::default())
     }
 
     fn survival(&self, now: Timestamp) -> Option<Survival> {
         Survival::of(&self.publisher.load(), &self.verifier, now)
     }
-}
 
-struct JwtHalf {
-    reader: JwtBundleReader,
-    halves: Arc<Mutex<Halves>>,
-    publisher: Publisher,
-}
-
-impl Feed for JwtHalf {
-    type Response = JwtBundlesResponse;
-
-    const NAME: &'static str = "jwt_bundles";
-
-    fn open(
-        client: &WorkloadApiClient,
-    ) -> BoxFuture<'_, Result<Responses<JwtBundlesResponse>, ClientError>> {
-        Box::pin(client.open_jwt_bundles())
+    fn published(&self) -> Arc<Published> {
+        self.publisher.load()
     }
+}
 
-    fn apply(&mut self, response: JwtBundlesResponse, _: Timestamp) -> Result<Applied, Refused> {
-        let update = self.reader.read(response)?;
-        Halves::change(
-            &self.halves,
-            &self.publisher,
-            Profile::Jwt,
-            update.bundles(),
-        )?;
+impl Consumer<JwtBundles> for Half {
+    fn apply(&mut self, update: &JwtBundles, _: Timestamp) -> Result<Applied, Rejection> {
+        self.change(update.bundles())?;
         Ok(Applied::whole(update.notices()))
     }
 
     fn withdraw(&mut self) -> Result<(), Rejection> {
-        self.reader.forget();
-        Halves::change(&self.halves, &self.publisher, Profile::Jwt, &Arc::default())
+        self.change(&Arc::default())
     }
 
     fn survival(&self, _: Timestamp) -> Option<Survival> {
         let bundles = self.publisher.load();
         (!bundles.bundles().is_empty()).then(Survival::nothing_ends)
+    }
+
+    fn published(&self) -> Arc<Published> {
+        self.publisher.load()
     }
 }

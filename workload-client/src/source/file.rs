@@ -19,14 +19,15 @@ use spiffe_core::verify::X509Verifier;
 use spiffe_core::{
     Bundle, BundleSet, Clock, Publisher, Source, SystemClock, TrustDomain, X509Svid,
 };
-use tracing::{debug, warn};
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::builder::default_crypto;
-use super::follow::{EndpointState, Following, Reporter};
-use super::survival::{Readiness, Survival};
+use super::follow::{EndpointState, Following, Running, State, runtime};
+use super::survival::{Outlook, Readiness, Survival};
 use super::x509::check;
 use super::{DEFAULT_START_TIMEOUT, SourceStatus, StartError};
+use crate::observe::{Event, Metrics, Observer};
 
 /// How often the files are looked at by default.
 pub const DEFAULT_POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -155,6 +156,7 @@ impl FileSource {
             crypto: None,
             interval: DEFAULT_POLL_INTERVAL,
             timeout: DEFAULT_START_TIMEOUT,
+            metrics: None,
         }
     }
 
@@ -208,6 +210,7 @@ pub struct FileSourceBuilder {
     crypto: Option<Arc<dyn CryptoProvider>>,
     interval: Duration,
     timeout: Duration,
+    metrics: Option<Arc<dyn Metrics>>,
 }
 
 impl FileSourceBuilder {
@@ -236,6 +239,12 @@ impl FileSourceBuilder {
         self
     }
 
+    /// Where the events of the source are counted; nowhere otherwise.
+    pub fn metrics(mut self, metrics: Arc<dyn Metrics>) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+
     /// Starts and waits until files that fit together have been published.
     ///
     /// # Errors
@@ -260,25 +269,47 @@ impl FileSourceBuilder {
             .ok_or(StartError::NoCrypto)?;
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
         let publisher = Publisher::new();
-        let outlook = Arc::default();
-        let following = Following::spawn(clock.clone(), outlook, |report| {
-            Watching {
-                files: Arc::new(self.files),
-                verifier: X509Verifier::new(&*crypto),
-                crypto,
-                clock,
-                interval: self.interval,
-                publisher: publisher.clone(),
-                report,
-                seen: None,
-                failures: 0,
-            }
-            .run()
-        })?;
+        let outlook: Arc<Outlook> = Arc::default();
+        let (state, states) = watch::channel(State::default());
+        let watching = Watching {
+            files: Arc::new(self.files),
+            verifier: X509Verifier::new(&*crypto),
+            crypto,
+            clock: clock.clone(),
+            interval: self.interval,
+            publisher: publisher.clone(),
+            report: Report {
+                state,
+                outlook: outlook.clone(),
+                observer: Observer::new("files", self.metrics),
+            },
+            seen: None,
+            failures: 0,
+        };
+        let running = Running::spawn(&runtime()?, watching.run());
         Ok(FileSource {
             publisher,
-            following: Arc::new(following),
+            following: Arc::new(Following {
+                clock,
+                state: states,
+                outlook,
+                keeper: Box::new(running),
+            }),
         })
+    }
+}
+
+/// What the task reports to; says that the task is gone when it is.
+struct Report {
+    state: watch::Sender<State>,
+    outlook: Arc<Outlook>,
+    observer: Observer,
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        self.state
+            .send_modify(|state| state.endpoint = EndpointState::Stopped);
     }
 }
 
@@ -326,7 +357,7 @@ struct Watching {
     clock: Arc<dyn Clock>,
     interval: Duration,
     publisher: Publisher,
-    report: Reporter,
+    report: Report,
     /// The files that were published last.
     seen: Option<Vec<Option<Mark>>>,
     /// Readings in a row that did not fit together.
@@ -385,7 +416,9 @@ impl Watching {
             is_new
         });
         if is_new {
-            warn!(source = "files", %error, "the files cannot be used; what is held stays");
+            self.report
+                .observer
+                .event(&Event::Discarded { error: &error });
         }
     }
 
@@ -424,9 +457,8 @@ impl Watching {
             }
         };
         self.published(svids, bundles)?;
-        debug!(source = "files", "an update was published");
         if let Some(problem) = &problem {
-            warn!(source = "files", %problem, "an update was used in part");
+            self.report.observer.event(&Event::UsedInPart { problem });
         }
         self.report.state.send_modify(|state| {
             state.endpoint = EndpointState::Following;
@@ -452,7 +484,12 @@ impl Watching {
         let published = self.publisher.publish(svids, bundles);
         published.map_err(|error| format!("the files were refused: {error}"))?;
         let now = self.clock.now();
-        let survival = Survival::of(&self.publisher.load(), &self.verifier, now);
+        let published = self.publisher.load();
+        let survival = Survival::of(&published, &self.verifier, now);
+        self.report.observer.event(&Event::Updated {
+            published: &published,
+            survival: survival.as_ref(),
+        });
         self.report.outlook.holds(survival);
         Ok(())
     }

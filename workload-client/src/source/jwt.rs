@@ -4,22 +4,23 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use spiffe_core::snapshot::Rejection;
+use spiffe_core::crypto::CryptoProvider;
+use spiffe_core::snapshot::{Published, Rejection};
 use spiffe_core::svid::JwtError;
 use spiffe_core::{
     BoxFuture, BundleSet, JwtSvid, JwtVerifier, Publisher, Source, SpiffeId, Timestamp,
 };
 use spiffe_proto::workload::JwtBundlesResponse;
 
-use super::builder::{Common, common_settings};
-use super::follow::{Applied, Feed, Following, Refused};
-use super::outages::Outages;
+use super::builder::{Common, common_settings, last_good_setting};
+use super::follow::Following;
+use super::stream::{self, Applied, Consumer, Reader};
 use super::survival::{Outlook, Readiness, Survival};
 use super::tokens::Tokens;
 use super::{SourceStatus, StartError};
 use crate::client::{Responses, WorkloadApiClient};
-use crate::error::ClientError;
-use crate::update::JwtBundleReader;
+use crate::error::{ClientError, ResponseError};
+use crate::update::{JwtBundleReader, JwtBundles};
 
 /// Follows FetchJWTBundles and publishes every update, and keeps the workload's own tokens; clones are handles to the
 /// same task and the same tokens.
@@ -160,6 +161,7 @@ pub struct JwtSourceBuilder {
 
 impl JwtSourceBuilder {
     common_settings!();
+    last_good_setting!();
 
     /// The verifier, with its limits; one with the default limits otherwise.
     pub fn verifier(mut self, verifier: JwtVerifier) -> Self {
@@ -189,16 +191,15 @@ impl JwtSourceBuilder {
         let client = settings.client.clone();
         let publisher = Publisher::new();
         let outlook: Arc<Outlook> = Arc::default();
-        let outages: Arc<Outages> = Arc::default();
-        let tokens = Tokens::new(outlook.clone(), outages.clone());
+        let observer = settings.observer.named("jwt");
+        let tokens = Tokens::new(outlook.clone(), client.outages().clone(), observer);
         let feed = JwtFeed {
-            reader: JwtBundleReader::new(client.crypto().clone()),
             publisher: publisher.clone(),
             tokens: tokens.clone(),
         };
         Ok(JwtSource {
             publisher,
-            following: Arc::new(Following::start(feed, settings, outlook, outages)?),
+            following: Arc::new(stream::follow::<JwtBundleReader>(feed, settings, outlook)?),
             tokens,
             verifier: self
                 .verifier
@@ -209,15 +210,19 @@ impl JwtSourceBuilder {
 }
 
 struct JwtFeed {
-    reader: JwtBundleReader,
     publisher: Publisher,
     tokens: Tokens,
 }
 
-impl Feed for JwtFeed {
+impl Reader for JwtBundleReader {
     type Response = JwtBundlesResponse;
+    type Update = JwtBundles;
 
-    const NAME: &'static str = "jwt";
+    const STREAM: &'static str = "jwt_bundles";
+
+    fn new(crypto: Arc<dyn CryptoProvider>) -> Self {
+        Self::new(crypto)
+    }
 
     fn open(
         client: &WorkloadApiClient,
@@ -225,8 +230,17 @@ impl Feed for JwtFeed {
         Box::pin(client.open_jwt_bundles())
     }
 
-    fn apply(&mut self, response: JwtBundlesResponse, _: Timestamp) -> Result<Applied, Refused> {
-        let update = self.reader.read(response)?;
+    fn read(&mut self, response: JwtBundlesResponse) -> Result<JwtBundles, ResponseError> {
+        self.read(response)
+    }
+
+    fn forget(&mut self) {
+        self.forget();
+    }
+}
+
+impl Consumer<JwtBundles> for JwtFeed {
+    fn apply(&mut self, update: &JwtBundles, _: Timestamp) -> Result<Applied, Rejection> {
         if !Arc::ptr_eq(update.bundles(), self.publisher.load().bundles()) {
             self.publisher.publish([], update.bundles().clone())?;
         }
@@ -234,7 +248,6 @@ impl Feed for JwtFeed {
     }
 
     fn withdraw(&mut self) -> Result<(), Rejection> {
-        self.reader.forget();
         self.tokens.forget();
         if !self.publisher.load().bundles().is_empty() {
             self.publisher.publish([], BundleSet::new())?;
@@ -245,5 +258,13 @@ impl Feed for JwtFeed {
     fn survival(&self, _: Timestamp) -> Option<Survival> {
         let bundles = self.publisher.load();
         (!bundles.bundles().is_empty()).then(Survival::nothing_ends)
+    }
+
+    fn published(&self) -> Arc<Published> {
+        self.publisher.load()
+    }
+
+    fn clock_stepped(&mut self) {
+        self.tokens.renew_all();
     }
 }

@@ -3,10 +3,12 @@
 pub(crate) mod backoff;
 mod builder;
 mod bundle;
+mod cache;
 mod file;
 mod follow;
 mod jwt;
-mod outages;
+pub(crate) mod outages;
+pub(crate) mod stream;
 mod survival;
 mod tokens;
 mod x509;
@@ -16,12 +18,14 @@ use std::time::Duration;
 
 pub use backoff::{FIRST_DELAY, MAX_DELAY};
 pub use bundle::{BundleSource, BundleSourceBuilder};
+pub use cache::{LastGood, SealError, SealKey};
 pub use file::{DEFAULT_POLL_INTERVAL, FileSource, FileSourceBuilder, Files, MAX_FILE_BYTES};
 pub use follow::EndpointState;
 use follow::Following;
 pub use jwt::{JwtSource, JwtSourceBuilder};
 use spiffe_core::snapshot::{Revision, Snapshot};
 use spiffe_core::{Publisher, Timestamp};
+pub use stream::{CLOCK_CHECK_INTERVAL, MAX_CLOCK_DRIFT};
 pub use survival::{Ends, Readiness, Survival};
 pub use tokens::MAX_CACHED_TOKENS;
 pub use x509::{X509Source, X509SourceBuilder};

@@ -12,7 +12,7 @@ const REMEMBERED: usize = 8;
 
 /// The last times that the endpoint was away.
 #[derive(Debug, Default)]
-pub(super) struct Outages {
+pub(crate) struct Outages {
     lengths: Mutex<VecDeque<Duration>>,
 }
 

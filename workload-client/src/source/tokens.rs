@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use spiffe_core::{JwtSvid, SpiffeId, Timestamp};
 use tokio::task::JoinSet;
-use tracing::warn;
 
 use super::outages::Outages;
 use super::survival::{Outlook, Survival};
 use crate::client::WorkloadApiClient;
 use crate::error::ClientError;
+use crate::observe::{Event, Observer};
 use crate::update::empty;
 
 /// The most pairs of audience and identity that tokens are kept for: audiences may come from what others ask for.
@@ -36,6 +36,7 @@ struct Slots {
     by_key: Mutex<HashMap<Key, Arc<Slot>>>,
     outlook: Arc<Outlook>,
     outages: Arc<Outages>,
+    observer: Observer,
 }
 
 #[derive(Default)]
@@ -69,12 +70,13 @@ struct Held {
 }
 
 impl Tokens {
-    pub(super) fn new(outlook: Arc<Outlook>, outages: Arc<Outages>) -> Self {
+    pub(super) fn new(outlook: Arc<Outlook>, outages: Arc<Outages>, observer: Observer) -> Self {
         Self {
             slots: Arc::new(Slots {
                 by_key: Mutex::default(),
                 outlook,
                 outages,
+                observer,
             }),
             renewals: Arc::default(),
         }
@@ -117,11 +119,8 @@ impl Tokens {
         let mut renewals = lock(&self.renewals);
         while renewals.try_join_next().is_some() {}
         renewals.spawn(async move {
-            let id = key.1.clone();
-            if let Err(error) = slots.fetch(&client, key, &slot).await {
-                let id = id.map(tracing::field::display);
-                warn!(source = "jwt", %error, id, "a token was not renewed");
-            }
+            // A failure is told by its event; whoever asks next tries again.
+            let _ = slots.fetch(&client, key, &slot).await;
             drop(fetching);
         });
     }
@@ -136,6 +135,13 @@ impl Tokens {
     pub(super) fn forget(&self) {
         lock(&self.slots.by_key).clear();
         self.slots.outlook.tokens(None);
+    }
+
+    /// Every token that is held is renewed when it is next asked for: the clock that it was timed by has stepped.
+    pub(super) fn renew_all(&self) {
+        for slot in lock(&self.slots.by_key).values() {
+            slot.retry_at(Timestamp::UNIX_EPOCH);
+        }
     }
 }
 
@@ -156,6 +162,10 @@ impl Slots {
             first.ok_or_else(|| empty("svids").into())
         });
         slot.attempted(fetched.as_ref().err());
+        self.observer.event(&match &fetched {
+            Ok(_) => Event::TokenFetched,
+            Err(error) => Event::TokenFailed { error },
+        });
         let fetched = match fetched {
             Ok(token) => {
                 let token = Arc::new(token);
@@ -224,7 +234,7 @@ impl Slot {
         }
     }
 
-    /// A renewal failed: the token that is held is not due before `at`.
+    /// The token that is held is due at `at`.
     fn retry_at(&self, at: Timestamp) {
         if let Some(held) = &mut *lock(&self.held) {
             held.renew_at = at;

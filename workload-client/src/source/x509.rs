@@ -4,18 +4,20 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use spiffe_core::snapshot::{Rejection, SourceError};
+use spiffe_core::crypto::CryptoProvider;
+use spiffe_core::snapshot::{Published, Rejection, SourceError};
 use spiffe_core::verify::{PeerRole, X509Verifier};
 use spiffe_core::{BoxFuture, BundleSet, Publisher, Source, Timestamp, X509Svid};
 use spiffe_proto::workload::X509svidResponse;
 
-use super::builder::{Common, common_settings};
-use super::follow::{Applied, Feed, Following, Refused};
+use super::builder::{Common, common_settings, last_good_setting};
+use super::follow::Following;
+use super::stream::{self, Applied, Consumer, Reader};
 use super::survival::{Readiness, Survival};
 use super::{SourceStatus, StartError};
 use crate::client::{Responses, WorkloadApiClient};
-use crate::error::ClientError;
-use crate::update::X509Reader;
+use crate::error::{ClientError, ResponseError};
+use crate::update::{X509Context, X509Reader};
 
 /// Follows FetchX509SVID and publishes every update; clones are handles to the same task.
 ///
@@ -106,6 +108,7 @@ pub struct X509SourceBuilder {
 
 impl X509SourceBuilder {
     common_settings!();
+    last_good_setting!();
 
     /// The default identity is the first SVID that carries `hint`, instead of the first of all.
     ///
@@ -155,15 +158,13 @@ impl X509SourceBuilder {
     /// What is wrong with the settings, or [`StartError::NoRuntime`].
     pub fn start(self) -> Result<X509Source, StartError> {
         let settings = self.common.settings()?;
-        let crypto = settings.client.crypto();
         let publisher = Publisher::new();
         let feed = X509Feed {
-            verifier: X509Verifier::new(&**crypto),
-            reader: X509Reader::new(crypto.clone()),
+            verifier: settings.client.verifier().clone(),
             publisher: publisher.clone(),
             picker: self.picker,
         };
-        let following = Following::start(feed, settings, Arc::default(), Arc::default())?;
+        let following = stream::follow::<X509Reader>(feed, settings, Arc::default())?;
         Ok(X509Source {
             publisher,
             following: Arc::new(following),
@@ -180,7 +181,6 @@ impl fmt::Debug for X509SourceBuilder {
 }
 
 struct X509Feed {
-    reader: X509Reader,
     verifier: X509Verifier,
     publisher: Publisher,
     picker: Option<Picker>,
@@ -224,10 +224,15 @@ impl X509Feed {
     }
 }
 
-impl Feed for X509Feed {
+impl Reader for X509Reader {
     type Response = X509svidResponse;
+    type Update = X509Context;
 
-    const NAME: &'static str = "x509";
+    const STREAM: &'static str = "x509";
+
+    fn new(crypto: Arc<dyn CryptoProvider>) -> Self {
+        Self::new(crypto)
+    }
 
     fn open(
         client: &WorkloadApiClient,
@@ -235,10 +240,19 @@ impl Feed for X509Feed {
         Box::pin(client.open_x509())
     }
 
+    fn read(&mut self, response: X509svidResponse) -> Result<X509Context, ResponseError> {
+        self.read(response)
+    }
+
+    fn forget(&mut self) {
+        self.forget();
+    }
+}
+
+impl Consumer<X509Context> for X509Feed {
     /// SVIDs that cannot be used do not replace those that can, but their bundles count all the same: an authority that
     /// is gone must not stay trusted for the sake of an SVID that it issued.
-    fn apply(&mut self, response: X509svidResponse, now: Timestamp) -> Result<Applied, Refused> {
-        let context = self.reader.read(response)?;
+    fn apply(&mut self, context: &X509Context, now: Timestamp) -> Result<Applied, Rejection> {
         let bundles = context.bundles();
         let current = self.publisher.load();
         let (usable, unusable) = self.usable(context.svids(), current.svids(), bundles, now);
@@ -256,7 +270,7 @@ impl Feed for X509Feed {
             && Arc::ptr_eq(bundles, current.bundles());
         if !is_known && let Err(rejection) = self.publisher.publish(svids, bundles.clone()) {
             if Arc::ptr_eq(bundles, current.bundles()) {
-                return Err(rejection.into());
+                return Err(rejection);
             }
             let held = current.svids().to_vec();
             is_enough = !held.is_empty();
@@ -271,7 +285,6 @@ impl Feed for X509Feed {
     }
 
     fn withdraw(&mut self) -> Result<(), Rejection> {
-        self.reader.forget();
         let current = self.publisher.load();
         if current.svids().is_empty() && current.bundles().is_empty() {
             return Ok(());
@@ -282,6 +295,10 @@ impl Feed for X509Feed {
 
     fn survival(&self, now: Timestamp) -> Option<Survival> {
         Survival::of(&self.publisher.load(), &self.verifier, now)
+    }
+
+    fn published(&self) -> Arc<Published> {
+        self.publisher.load()
     }
 }
 

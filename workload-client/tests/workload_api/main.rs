@@ -7,6 +7,9 @@
 mod bundle_source;
 mod client;
 mod file_source;
+mod hostile;
 mod jwt_source;
+mod outage;
+mod shared;
 mod support;
 mod x509_source;

@@ -696,3 +696,31 @@ async fn readiness_turns_bad_at_two_thirds_of_life_and_at_its_end() {
     f.api.x509.send(update(svids));
     until(|| source.status().is_ready()).await;
 }
+
+#[tokio::test]
+async fn what_an_update_leaves_out_is_gone() {
+    let f = Fixture::new();
+    let mut hinted = f.ca.svid("/a");
+    hinted.hint = "internal".into();
+    let other = f.ca.svid("/b");
+    let mut message = update([hinted.clone(), other]);
+    message.crl = vec![vec![0x30, 0]];
+    f.api.x509.send(message);
+    let client = WorkloadApiClient::builder(f.place.endpoint()).build();
+    let mut updates = client.watch_x509().await.unwrap();
+    let source = f.builder().build().await.unwrap();
+    let first = updates.next().await.unwrap();
+    assert_eq!(first.crls().len(), 1);
+    assert_eq!(first.default_svid().hint(), Some("internal"));
+    assert_eq!(source.current().svids().len(), 2);
+
+    hinted.hint.clear();
+    f.api.x509.send(update([hinted]));
+    let second = updates.next().await.unwrap();
+    assert!(second.crls().is_empty());
+    assert_eq!(second.default_svid().hint(), None);
+    source.changed(source.current().revision()).await;
+    let current = source.current();
+    assert_eq!(current.svids().len(), 1);
+    assert_eq!(current.svid().unwrap().hint(), None);
+}

@@ -16,6 +16,9 @@ pub(crate) struct VirtualClock {
 #[derive(Debug, Default)]
 struct State {
     elapsed: Duration,
+    /// How far the calendar has been set ahead and back.
+    ahead: Duration,
+    back: Duration,
     deadlines: Vec<Duration>,
 }
 
@@ -28,6 +31,16 @@ impl VirtualClock {
     /// Moves time on.
     pub(crate) fn advance(&self, by: Duration) {
         self.state.send_modify(|state| state.elapsed += by);
+    }
+
+    /// Sets the calendar ahead; time as it is waited for does not move.
+    pub(crate) fn set_ahead(&self, by: Duration) {
+        self.state.send_modify(|state| state.ahead += by);
+    }
+
+    /// Sets the calendar back.
+    pub(crate) fn set_back(&self, by: Duration) {
+        self.state.send_modify(|state| state.back += by);
     }
 
     /// Resolves once somebody waits for an instant at most `within` ahead.
@@ -49,7 +62,8 @@ impl VirtualClock {
 
 impl Clock for VirtualClock {
     fn now(&self) -> Timestamp {
-        START + self.state.borrow().elapsed
+        let state = self.state.borrow();
+        START + state.elapsed + state.ahead - state.back
     }
 
     fn monotonic(&self) -> Duration {

@@ -1,0 +1,235 @@
+//! Endpoints that mean no good: nothing panics, and the last good state serves.
+
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use spiffe_proto::workload::{X509svid, X509svidResponse};
+use spiffe_workload_client::source::{EndpointState, X509SourceBuilder};
+use spiffe_workload_client::spiffe_core::{Source, Watch};
+use spiffe_workload_client::{ClientError, MAX_SVIDS, WorkloadApiClient, X509Source};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixListener;
+
+use crate::support::ca::{Ca, update};
+use crate::support::clock::VirtualClock;
+use crate::support::server::{Api, Place, Running};
+use crate::support::until;
+
+struct Fixture {
+    api: Arc<Api>,
+    clock: Arc<VirtualClock>,
+    ca: Ca,
+    _server: Running,
+    place: Place,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let (api, place) = (Api::new(), Place::new());
+        Self {
+            _server: Running::start(&api, &place.path()),
+            clock: Arc::new(VirtualClock::new()),
+            ca: Ca::new("east.example"),
+            api,
+            place,
+        }
+    }
+
+    fn builder(&self, limit: usize) -> X509SourceBuilder {
+        let client = WorkloadApiClient::builder(self.place.endpoint())
+            .clock(self.clock.clone())
+            .max_message_bytes(limit)
+            .deadline(Duration::from_secs(86_400));
+        X509Source::builder().client(client.build())
+    }
+
+    /// Every message that breaks a rule.
+    fn malformed(&self) -> Vec<(&'static str, X509svidResponse)> {
+        let with = |change: &dyn Fn(&mut X509svid)| {
+            let mut svid = self.ca.svid("/bad");
+            change(&mut svid);
+            update([svid])
+        };
+        let other = self.ca.svid("/other");
+        let pem = b"-----BEGIN CERTIFICATE-----\n".to_vec();
+        let pem = &pem;
+        vec![
+            ("no SVIDs", update([])),
+            ("too many SVIDs", update(vec![other.clone(); MAX_SVIDS + 1])),
+            ("no SPIFFE ID", with(&|svid| svid.spiffe_id.clear())),
+            (
+                "another SPIFFE ID",
+                with(&|svid| svid.spiffe_id = "spiffe://east.example/x".into()),
+            ),
+            (
+                "no valid SPIFFE ID",
+                with(&|svid| svid.spiffe_id = "https://east.example/bad".into()),
+            ),
+            ("no certificate", with(&|svid| svid.x509_svid.clear())),
+            (
+                "PEM for a certificate",
+                with(&|svid| svid.x509_svid.clone_from(pem)),
+            ),
+            (
+                "half a certificate",
+                with(&|svid| svid.x509_svid.truncate(svid.x509_svid.len() / 2)),
+            ),
+            (
+                "a byte after the certificate",
+                with(&|svid| svid.x509_svid.push(0)),
+            ),
+            (
+                "the authority for a leaf",
+                with(&|svid| svid.x509_svid.clone_from(&svid.bundle)),
+            ),
+            ("no key", with(&|svid| svid.x509_svid_key.clear())),
+            (
+                "another key",
+                with(&|svid| svid.x509_svid_key.clone_from(&other.x509_svid_key)),
+            ),
+            (
+                "half a key",
+                with(&|svid| svid.x509_svid_key.truncate(svid.x509_svid_key.len() / 2)),
+            ),
+            (
+                "a key of zeros",
+                with(&|svid| svid.x509_svid_key = vec![0; 138]),
+            ),
+            (
+                "nonsense for the own bundle",
+                with(&|svid| svid.bundle = b"nonsense".to_vec()),
+            ),
+            (
+                "half an authority",
+                with(&|svid| svid.bundle.truncate(svid.bundle.len() / 2)),
+            ),
+        ]
+    }
+}
+
+fn path(source: &X509Source) -> String {
+    source.svid().unwrap().id().path().into()
+}
+
+#[tokio::test]
+async fn every_malformed_message_leaves_the_last_good_state() {
+    let f = Fixture::new();
+    f.api.x509.send(f.ca.update("/web"));
+    let source = f.builder(1 << 20).build().await.unwrap();
+    for (what, message) in f.malformed() {
+        let held = source.current().revision();
+        f.api.x509.send(message);
+        until(|| source.status().last_error.is_some()).await;
+        assert_eq!(source.current().revision(), held, "{what}");
+        assert_eq!(path(&source), "/web", "{what}");
+        // The same but good, and the error is over.
+        f.api.x509.send(f.ca.update("/web"));
+        source.changed(held).await;
+        until(|| source.status().last_error.is_none()).await;
+    }
+    assert_eq!(f.api.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn ten_thousand_updates_are_survived_and_the_last_one_counts() {
+    let f = Fixture::new();
+    f.api.x509.send(f.ca.update("/web"));
+    let source = f.builder(1 << 20).build().await.unwrap();
+    let (good, bad) = (f.ca.update("/web"), update([]));
+    for number in 0..10_000 {
+        let message = if number % 3 == 0 { &bad } else { &good };
+        f.api.x509.send(message.clone());
+    }
+    f.api.x509.send(f.ca.update("/last"));
+    until(|| path(&source) == "/last").await;
+    // What says the same as before is no revision.
+    assert_eq!(source.current().revision().get(), 3);
+    assert!(source.status().notices.len() <= 64);
+}
+
+#[tokio::test]
+async fn an_update_at_the_limit_is_taken_and_one_byte_more_is_not() {
+    use prost::Message;
+
+    let f = Fixture::new();
+    let padded = |path: &str, size: usize| {
+        let mut message = f.ca.update(path);
+        // A list that nothing here applies; its length takes two bytes more than a short one.
+        message.crl = vec![vec![0; 200]];
+        let missing = size - message.encoded_len();
+        message.crl = vec![vec![0; 200 + missing]];
+        let beyond = message.encoded_len() - size;
+        message.crl = vec![vec![0; 200 + missing - beyond]];
+        assert_eq!(message.encoded_len(), size);
+        message
+    };
+    let limit = 100_000;
+    f.api.x509.send(padded("/web", limit));
+    let source = f.builder(limit).build().await.unwrap();
+    assert_eq!(path(&source), "/web");
+    f.api.x509.send(padded("/bigger", limit + 1));
+    until(|| source.status().endpoint == EndpointState::Waiting).await;
+    let error = source.status().last_error.unwrap();
+    assert!(error.contains("OUT_OF_RANGE"), "{error}");
+    assert_eq!(path(&source), "/web");
+    f.api.x509.send(f.ca.update("/small"));
+    let held = source.current().revision();
+    let (_, ()) = tokio::join!(source.changed(held), f.clock.pass(Duration::from_secs(30)));
+    assert_eq!(path(&source), "/small");
+}
+
+#[tokio::test]
+async fn an_endpoint_of_another_user_is_refused_where_that_is_asked_for() {
+    let f = Fixture::new();
+    f.api.x509.send(f.ca.update("/web"));
+    let own = std::fs::metadata(f.place.path()).unwrap().uid();
+    let client = |uid| {
+        WorkloadApiClient::builder(f.place.endpoint())
+            .owner(uid)
+            .build()
+    };
+    client(own).fetch_x509().await.unwrap();
+    let error = client(own + 1).fetch_x509().await.unwrap_err();
+    assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains(&format!("belongs to user {own}")), "{text}");
+}
+
+/// An HTTP/2 server that opens the connection and then, like a frozen process, never reads nor writes again.
+async fn freeze_after_the_preface(listener: UnixListener) {
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let mut open = Vec::new();
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut preface = [0; 24];
+        stream.read_exact(&mut preface).await.unwrap();
+        stream.write_all(&SETTINGS).await.unwrap();
+        open.push(stream);
+    }
+}
+
+/// Tokio's own time, which the transport's keep-alive runs on, stands still while anything can run, and then jumps.
+#[tokio::test(start_paused = true)]
+async fn a_frozen_endpoint_is_noticed() {
+    let place = Place::new();
+    let listener = UnixListener::bind(place.path()).unwrap();
+    let server = tokio::spawn(freeze_after_the_preface(listener));
+    let client = WorkloadApiClient::builder(place.endpoint())
+        .clock(Arc::new(VirtualClock::new()))
+        .keep_alive(Duration::from_secs(20))
+        .build();
+    let source = X509Source::builder().client(client).start().unwrap();
+    let states = async {
+        while source.status().endpoint != EndpointState::Waiting {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let begun = tokio::time::Instant::now();
+    states.await;
+    // The deadline of the request is on a clock that stands still: it was the keep-alive.
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_secs(40), "{took:?}");
+    assert!(took <= Duration::from_secs(45), "{took:?}");
+    server.abort();
+}
