@@ -83,56 +83,70 @@ fn a_caller_without_entry_is_refused(lab: &Lab) -> Result<(), Trouble> {
 }
 
 fn go_dials_our_server(lab: &Lab) -> Result<(), Trouble> {
-    World::with(lab, &entries(lab)?, |world| {
-        let only_the_peer = format!("id:{PEER}");
-        let mut server = world.server(&only_the_peer)?;
+    World::with(lab, &entries(lab)?, |world| dials_our_server(lab, world))
+}
 
-        run(lab, world, &["dial", &server.address, NOBODY])?
-            .expect_refusal()?
-            .expect_mention(&format!("unexpected ID \"{SERVER}\""))?;
+/// go-spiffe as a client of our server, and what either refuses.
+///
+/// # Errors
+///
+/// When one of them accepts or refuses what it should not.
+pub(crate) fn dials_our_server(lab: &Lab, world: &World<'_>) -> Result<(), Trouble> {
+    let only_the_peer = format!("id:{PEER}");
+    let mut server = world.server(&only_the_peer)?;
 
-        // The same server goes on serving those who do want it.
-        run(lab, world, &["dial", &server.address, SERVER])?
-            .expect_success()?
-            .expect_line(&format!("peer {SERVER}"))?
-            .expect_line(&format!("answer {}", ours::greeting(PEER)))?;
-        server.process.wait_for_mention(PEER, SOON)?;
+    run(lab, world, &["dial", &server.address, NOBODY])?
+        .expect_refusal()?
+        .expect_mention(&format!("unexpected ID \"{SERVER}\""))?;
 
-        let mut strict = world.server(&format!("id:{NOBODY}"))?;
-        let refused = run(lab, world, &["dial", &strict.address, SERVER])?.expect_refusal()?;
-        ensure(!refused.mentions(&ours::greeting(PEER)), || {
-            refused.describe("was refused and yet answered:")
-        })?;
-        strict.process.wait_for_mention(PEER, SOON)?;
-        Ok(())
-    })
+    // The same server goes on serving those who do want it.
+    run(lab, world, &["dial", &server.address, SERVER])?
+        .expect_success()?
+        .expect_line(&format!("peer {SERVER}"))?
+        .expect_line(&format!("answer {}", ours::greeting(PEER)))?;
+    server.process.wait_for_mention(PEER, SOON)?;
+
+    let mut strict = world.server(&format!("id:{NOBODY}"))?;
+    let refused = run(lab, world, &["dial", &strict.address, SERVER])?.expect_refusal()?;
+    ensure(!refused.mentions(&ours::greeting(PEER)), || {
+        refused.describe("was refused and yet answered:")
+    })?;
+    strict.process.wait_for_mention(PEER, SOON)?;
+    Ok(())
 }
 
 fn our_client_dials_go(lab: &Lab) -> Result<(), Trouble> {
-    World::with(lab, &entries(lab)?, |world| {
-        let (mut server, address) = serve(lab, world, CLIENT)?;
-        world
-            .client(&address, &format!("id:{PEER}"))?
-            .expect_success()?
-            .expect_mention(PEER)?;
-        let greeted = format!("greeted {CLIENT} hello");
-        server.wait_for_stdout(&greeted, SOON, |line| (line == greeted).then_some(()))?;
+    World::with(lab, &entries(lab)?, |world| is_dialled_by_ours(lab, world))
+}
 
-        world
-            .client(&address, &format!("id:{NOBODY}"))?
-            .expect_refusal()?
-            .expect_mention(PEER)?;
-        server.wait_for_mention("refused remote error: tls:", SOON)?;
+/// Our client and go-spiffe as its server, and what either refuses.
+///
+/// # Errors
+///
+/// When one of them accepts or refuses what it should not.
+pub(crate) fn is_dialled_by_ours(lab: &Lab, world: &World<'_>) -> Result<(), Trouble> {
+    let (mut server, address) = serve(lab, world, CLIENT)?;
+    world
+        .client(&address, &format!("id:{PEER}"))?
+        .expect_success()?
+        .expect_mention(PEER)?;
+    let greeted = format!("greeted {CLIENT} hello");
+    server.wait_for_stdout(&greeted, SOON, |line| (line == greeted).then_some(()))?;
 
-        let (mut strict, address) = serve(lab, world, NOBODY)?;
-        world
-            .client(&address, &format!("id:{PEER}"))?
-            .expect_refusal()?
-            // Under TLS 1.3 the client's own handshake is complete by then: the alert is what tells it.
-            .expect_mention("alert")?;
-        strict.wait_for_mention(&format!("unexpected ID \"{CLIENT}\""), SOON)?;
-        Ok(())
-    })
+    world
+        .client(&address, &format!("id:{NOBODY}"))?
+        .expect_refusal()?
+        .expect_mention(PEER)?;
+    server.wait_for_mention("refused remote error: tls:", SOON)?;
+
+    let (mut strict, address) = serve(lab, world, NOBODY)?;
+    world
+        .client(&address, &format!("id:{PEER}"))?
+        .expect_refusal()?
+        // Under TLS 1.3 the client's own handshake is complete by then: the alert is what tells it.
+        .expect_mention("alert")?;
+    strict.wait_for_mention(&format!("unexpected ID \"{CLIENT}\""), SOON)?;
+    Ok(())
 }
 
 fn jwt_svids_are_judged_here_and_there(lab: &Lab) -> Result<(), Trouble> {

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::ours::{Ours, PROGRAMS};
 use crate::outcome::{Trouble, ensure};
-use crate::process::Process;
+use crate::process::{Finished, Process};
 
 /// Everything is made on first use, so that a single case does not wait for what it does not need.
 #[derive(Debug)]
@@ -24,6 +24,15 @@ pub(crate) struct Lab {
     ours: OnceCell<Result<Ours, Trouble>>,
     go_peer: OnceCell<Result<PathBuf, Trouble>>,
     python: OnceCell<Result<PathBuf, Trouble>>,
+    spire: OnceCell<Result<Spire, Trouble>>,
+    spiffe_helper: OnceCell<Result<PathBuf, Trouble>>,
+}
+
+/// The programs of SPIRE.
+#[derive(Clone, Debug)]
+pub(crate) struct Spire {
+    pub(crate) server: PathBuf,
+    pub(crate) agent: PathBuf,
 }
 
 impl Lab {
@@ -43,6 +52,8 @@ impl Lab {
             ours: OnceCell::new(),
             go_peer: OnceCell::new(),
             python: OnceCell::new(),
+            spire: OnceCell::new(),
+            spiffe_helper: OnceCell::new(),
         })
     }
 
@@ -71,24 +82,122 @@ impl Lab {
         remembered(&self.python, || self.install_py_spiffe()).map(PathBuf::as_path)
     }
 
+    /// SPIRE's server and agent.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be had.
+    pub(crate) fn spire(&self) -> Result<&Spire, Trouble> {
+        remembered(&self.spire, || self.build_spire())
+    }
+
+    /// # Errors
+    ///
+    /// When it cannot be had.
+    pub(crate) fn spiffe_helper(&self) -> Result<&Path, Trouble> {
+        remembered(&self.spiffe_helper, || {
+            self.keep(&format!("spiffe-helper-{SPIFFE_HELPER}"), |binary| {
+                let source = self.go_module("github.com/spiffe/spiffe-helper", SPIFFE_HELPER)?;
+                let mut build = self.go(&source, &["build", "-trimpath", "-o"])?;
+                build.arg(binary).arg("./cmd/spiffe-helper");
+                install("go build spiffe-helper", build)
+            })
+        })
+        .map(PathBuf::as_path)
+    }
+
     fn build_go_peer(&self) -> Result<PathBuf, Trouble> {
-        let go = program("go", "golang-go")?;
         // Entries name a program by the path the kernel reports, so this must not be a symlink.
         let binary = self.scratch.path().canonicalize()?.join("gopeer");
-        let command = |arguments: &[&str]| {
-            let mut command = Command::new(&go);
-            command
-                .args(arguments)
-                .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("go"))
-                .env("CGO_ENABLED", "0")
-                .env("GOWORK", "off")
-                .env("GOCACHE", self.cache.join("go-build"));
-            command
-        };
-        install("go mod download", command(&["mod", "download"]))?;
-        let mut build = command(&["build", "-o"]);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("go");
+        install("go mod download", self.go(&folder, &["mod", "download"])?)?;
+        let mut build = self.go(&folder, &["build", "-o"])?;
         build.arg(&binary).arg(".");
         take_time("go build", build)?;
+        Ok(binary)
+    }
+
+    /// Builds SPIRE from its module. Its server needs one upstream authority taken out whose client the module proxy does
+    /// not serve.
+    fn build_spire(&self) -> Result<Spire, Trouble> {
+        let source = OnceCell::new();
+        let build = |name: &str| {
+            self.keep(&format!("{name}-{SPIRE}"), |binary| {
+                let source: &PathBuf = remembered(&source, || self.spire_source())?;
+                let mut build = self.go(source, &["build", "-trimpath", "-o"])?;
+                build.arg(binary).arg(format!("./cmd/{name}"));
+                // The datastore is a C library.
+                build.env("CGO_ENABLED", "1");
+                install(&format!("go build {name}, some minutes"), build)
+            })
+        };
+        Ok(Spire {
+            agent: build("spire-agent")?,
+            server: build("spire-server")?,
+        })
+    }
+
+    /// A copy of the module that can be written to.
+    fn spire_source(&self) -> Result<PathBuf, Trouble> {
+        let module = self.go_module("github.com/spiffe/spire", SPIRE)?;
+        let copy = self.scratch.path().join("spire");
+        let mut copying = Command::new("cp");
+        copying
+            .args(["-r", "--no-preserve=mode"])
+            .arg(&module)
+            .arg(&copy);
+        install("cp", copying)?;
+        let catalogue = copy.join("pkg/server/catalog/upstreamauthority.go");
+        let text = fs::read_to_string(&catalogue)?;
+        let kept = text.lines().filter(|line| !line.contains("ejbca"));
+        fs::write(&catalogue, kept.collect::<Vec<_>>().join("\n"))?;
+        Ok(copy)
+    }
+
+    /// The folder of a Go module, downloaded where it is not there.
+    fn go_module(&self, module: &str, version: &str) -> Result<PathBuf, Trouble> {
+        let wanted = format!("{module}@{version}");
+        eprintln!("     go mod download {wanted}");
+        let command = self.go(self.scratch.path(), &["mod", "download", "-json", &wanted])?;
+        let answer = Process::run("go mod download", command, A_LONG_BUILD)
+            .and_then(Finished::expect_success)
+            .map_err(Trouble::into_missing)?;
+        let answer: serde_json::Value = serde_json::from_str(&answer.stdout.join("\n"))
+            .map_err(|error| Trouble::Missing(format!("go mod download: {error}")))?;
+        let folder = answer["Dir"].as_str();
+        folder.map(PathBuf::from).ok_or_else(|| {
+            Trouble::Missing(format!("go mod download has brought no folder of {wanted}"))
+        })
+    }
+
+    /// Go in a folder. What it downloads and builds is kept with the rest.
+    fn go(&self, folder: &Path, arguments: &[&str]) -> Result<Command, Trouble> {
+        let mut command = Command::new(program("go", "golang-go")?);
+        command
+            .args(arguments)
+            .current_dir(folder)
+            .env("CGO_ENABLED", "0")
+            .env("GOWORK", "off")
+            .env("GOFLAGS", "-modcacherw -buildvcs=false")
+            .env("GOMODCACHE", self.cache.join("go-mod"))
+            .env("GOCACHE", self.cache.join("go-build"));
+        Ok(command)
+    }
+
+    /// A program kept between runs under `name`, made where it is not there.
+    fn keep(
+        &self,
+        name: &str,
+        make: impl FnOnce(&Path) -> Result<(), Trouble>,
+    ) -> Result<PathBuf, Trouble> {
+        let binary = self.cache.join(name);
+        if !is_executable(&binary) {
+            fs::create_dir_all(&self.cache)?;
+            // Under another name until it is whole.
+            let unfinished = self.cache.join(format!("{name}.new"));
+            make(&unfinished)?;
+            fs::rename(&unfinished, &binary)?;
+        }
         Ok(binary)
     }
 
@@ -240,7 +349,9 @@ fn take_time(name: &str, command: Command) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// The release of py-spiffe that is checked against.
+/// The releases that are checked against.
+const SPIRE: &str = "v1.15.3";
+const SPIFFE_HELPER: &str = "v0.11.0";
 const PY_SPIFFE: &str = "0.3.2";
 
 /// Cold builds and downloads on a small machine.

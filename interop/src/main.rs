@@ -1,5 +1,6 @@
 //! What foreign programs make of ours: go-spiffe, py-spiffe, OpenSSL and curl against `spiffe up` and the helloworld pair, all
-//! as processes; and the public conformance suite's catalogue, replayed. Builds our binaries and installs what is missing by package name.
+//! as processes; ours against SPIRE and spiffe-helper; and the public conformance suite's catalogue, replayed. Builds our
+//! binaries and installs what is missing by package name.
 //!
 //! `cargo run --manifest-path interop/Cargo.toml -- [--list] [CASE | GROUP...]`: a line for each case, then the counts. Exit status 0
 //! when nothing failed, 1 when something did or, with `CI=true`, was skipped, 2 for an unknown case.
@@ -14,6 +15,7 @@ mod ours;
 mod outcome;
 mod process;
 mod python;
+mod spire;
 mod world;
 
 use std::env;
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         python::CASES,
         openssl::CASES,
         curl::CASES,
+        spire::CASES,
     ];
     let fixed = fixed.into_iter().flatten();
     let all: Vec<Case> = fixed

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The binaries that the checks run, as `cargo build` names them.
-pub(crate) const PROGRAMS: [&str; 4] = [UP, SERVER, CLIENT, HARNESS];
+pub(crate) const PROGRAMS: [&str; 5] = [UP, SERVER, CLIENT, HARNESS, ACCEPTOR];
 
 /// Says that a server takes connections; the address follows.
 const LISTENING: &str = "listening on ";
@@ -13,6 +13,7 @@ const LISTENING: &str = "listening on ";
 const UP: &str = "spiffe";
 const SERVER: &str = "helloworld_server";
 const CLIENT: &str = "helloworld_client";
+const ACCEPTOR: &str = "rotating_acceptor";
 const HARNESS: &str = "conformance_harness";
 
 /// Our programs in the folder that they were built into.
@@ -43,7 +44,7 @@ impl Ours {
 
     /// The one that the conformance suite's contract describes.
     pub(crate) fn harness(&self) -> Command {
-        Command::new(self.folder.join(HARNESS))
+        Command::new(self.harness_path())
     }
 
     pub(crate) fn server(&self, authorize: &str) -> Command {
@@ -62,6 +63,25 @@ impl Ours {
     pub(crate) fn client(&self, address: &str, authorize: &str) -> Command {
         let mut command = Command::new(self.client_path());
         command.args(["--connect", address, "--authorize", authorize]);
+        command
+    }
+
+    pub(crate) fn harness_path(&self) -> PathBuf {
+        self.folder.join(HARNESS)
+    }
+
+    /// The one that prints each revision of what files hold, as spiffe-helper names them.
+    pub(crate) fn file_watcher(&self, directory: &Path) -> Command {
+        let mut command = Command::new(self.folder.join(ACCEPTOR));
+        command
+            .args([
+                "--listen",
+                "127.0.0.1:0",
+                "--authorize",
+                "any",
+                "--spiffe-helper",
+            ])
+            .arg(directory);
         command
     }
 
@@ -110,6 +130,27 @@ impl Entry {
     pub(crate) fn with_dns(mut self, name: &'static str) -> Self {
         self.dns = Some(name);
         self
+    }
+
+    /// The arguments of SPIRE's `entry create`.
+    pub(crate) fn spire_arguments(&self) -> Vec<OsString> {
+        let mut arguments = vec!["-spiffeID".into(), self.id.clone().into()];
+        let mut add = |flag: &str, value: OsString| arguments.extend([flag.into(), value]);
+        add("-selector", format!("unix:uid:{}", self.uid).into());
+        if let Some(program) = &self.program {
+            let mut selector = OsString::from("unix:path:");
+            selector.push(program);
+            add("-selector", selector);
+        }
+        if let Some(name) = self.dns {
+            add("-dns", name.into());
+        }
+        let seconds = match self.ttl {
+            "1h" => "3600",
+            ttl => ttl.trim_end_matches('s'),
+        };
+        add("-x509SVIDTTL", seconds.into());
+        arguments
     }
 
     fn text(&self) -> OsString {

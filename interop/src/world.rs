@@ -1,4 +1,4 @@
-//! A trust domain of our own making for one case: `spiffe up` on a socket in a private folder, and our server and client in it.
+//! A trust domain for one case: `spiffe up`, or SPIRE, on a socket in a private folder, and our server and client in it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,6 +10,7 @@ use crate::lab::{Lab, short_temporary_folder};
 use crate::ours::{self, Entry, Ours};
 use crate::outcome::{Trouble, ensure};
 use crate::process::{Finished, Process};
+use crate::spire::RunningSpire;
 
 pub(crate) const TRUST_DOMAIN: &str = "example.org";
 pub(crate) const ANYONE_HERE: &str = "domain:example.org";
@@ -34,9 +35,16 @@ pub(crate) const ROTATING: &str = "4s";
 #[derive(Debug)]
 pub(crate) struct World<'a> {
     ours: &'a Ours,
-    up: Process,
     folder: TempDir,
     socket: PathBuf,
+    provider: Provider<'a>,
+}
+
+/// Who serves the Workload API.
+#[derive(Debug)]
+enum Provider<'a> {
+    Spire(RunningSpire<'a>),
+    Up(Process),
 }
 
 /// Our server, running.
@@ -55,34 +63,73 @@ impl<'a> World<'a> {
     pub(crate) fn with(
         lab: &'a Lab,
         entries: &[Entry],
-        case: impl FnOnce(&Self) -> Result<(), Trouble>,
+        case: impl FnOnce(&mut Self) -> Result<(), Trouble>,
     ) -> Result<(), Trouble> {
-        let world = Self::start(lab.ours()?, entries)?;
-        case(&world)?;
-        world.stop()
-    }
-
-    fn start(ours: &'a Ours, entries: &[Entry]) -> Result<Self, Trouble> {
+        let ours = lab.ours()?;
         let folder = short_temporary_folder()?;
         let socket = folder.path().join("s");
         let mut up = Process::spawn("spiffe up", ours.up(TRUST_DOMAIN, &socket, entries))?;
         up.wait_for_stdout("that it is ready", SOON, |line| {
             ours::is_ready(line).then_some(())
         })?;
-        Ok(Self {
+        let mut world = Self {
             ours,
-            up,
             folder,
             socket,
-        })
+            provider: Provider::Up(up),
+        };
+        case(&mut world)?;
+        world.stop()
+    }
+
+    /// The same with SPIRE's server and agent in place of ours.
+    ///
+    /// # Errors
+    ///
+    /// What `case` found, or that SPIRE is not to be had or does not start.
+    pub(crate) fn with_spire(
+        lab: &'a Lab,
+        entries: &[Entry],
+        case: impl FnOnce(&mut Self) -> Result<(), Trouble>,
+    ) -> Result<(), Trouble> {
+        let ours = lab.ours()?;
+        let folder = short_temporary_folder()?;
+        let socket = folder.path().join("s");
+        let spire = RunningSpire::start(lab.spire()?, folder.path(), &socket, entries)?;
+        let mut world = Self {
+            ours,
+            folder,
+            socket,
+            provider: Provider::Spire(spire),
+        };
+        case(&mut world)
     }
 
     fn stop(self) -> Result<(), Trouble> {
-        self.up.interrupt()?;
-        self.up.finish(SOON)?.expect_success()?;
-        ensure(!self.socket.exists(), || {
-            "spiffe up has left its socket behind".into()
-        })
+        if let Provider::Up(up) = self.provider {
+            up.interrupt()?;
+            up.finish(SOON)?.expect_success()?;
+            ensure(!self.socket.exists(), || {
+                "spiffe up has left its socket behind".into()
+            })?;
+        }
+        Ok(())
+    }
+
+    /// SPIRE, where that is what serves the Workload API.
+    ///
+    /// # Errors
+    ///
+    /// Where it is not.
+    pub(crate) fn spire(&mut self) -> Result<&mut RunningSpire<'a>, Trouble> {
+        match &mut self.provider {
+            Provider::Spire(spire) => Ok(spire),
+            Provider::Up(_) => Err(Trouble::failed("there is no SPIRE in this world")),
+        }
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// A folder for the files of this case.

@@ -5,14 +5,16 @@
 //! connections stay open across rotations and rollovers; type another policy on a line, or defederate a trust domain,
 //! and those that no longer stand are drained, with the reason.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use spiffe_core::{Source, Watch};
 use spiffe_examples::{POLICY_FORMS, exit, interrupted, log_to_stderr};
 use spiffe_tls::{LeaseRules, Listener, Mtls, Policy, Terms, TlsStream};
-use spiffe_workload_client::X509Source;
+use spiffe_workload_client::{FileSource, Files, X509Source};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -26,6 +28,9 @@ struct Arguments {
     /// Peers to talk to, in the text form of policies.
     #[arg(long, help = format!("Clients that may connect: {POLICY_FORMS}"))]
     authorize: Policy,
+    /// Take the files that spiffe-helper keeps in this directory instead of asking a Workload API.
+    #[arg(long, value_name = "DIRECTORY")]
+    spiffe_helper: Option<PathBuf>,
     /// Seconds over which connections that lost their lease begin to drain.
     #[arg(long, default_value_t = 5)]
     spread: u64,
@@ -42,7 +47,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
-    let source = X509Source::new().await?;
+    let source: Arc<dyn Source> = match arguments.spiffe_helper {
+        Some(directory) => Arc::new(FileSource::new(Files::spiffe_helper(directory)).await?),
+        None => Arc::new(X509Source::new().await?),
+    };
     let terms = Terms::new(arguments.authorize);
     let seconds = Duration::from_secs;
     let acceptor = Mtls::new(&source, terms.clone())
@@ -63,7 +71,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Prints every revision as it becomes current.
-async fn report(source: &X509Source) {
+async fn report(source: &Arc<dyn Source>) {
     loop {
         let current = source.current();
         let domains = current.bundles().len();

@@ -21,6 +21,8 @@ mod with_x509;
 use std::process::Command;
 
 use crate::Case;
+pub(crate) use crate::conformance::stage::{Running, Starting, Verdict};
+
 use crate::conformance::stage::Stage;
 use crate::lab::Lab;
 use crate::outcome::{Trouble, ensure};

@@ -183,7 +183,7 @@ impl Stage {
         command
             .args(self.harness.get_args())
             .env("SPIFFE_ENDPOINT_SOCKET", endpoint);
-        Process::spawn("harness", command).map(Starting)
+        Starting::spawn(command)
     }
 }
 
@@ -192,6 +192,15 @@ impl Stage {
 pub(crate) struct Starting(Process);
 
 impl Starting {
+    /// Starts a harness.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such program.
+    pub(crate) fn spawn(command: Command) -> Result<Self, Trouble> {
+        Process::spawn("harness", command).map(Self)
+    }
+
     /// Waits for the lines of the contract.
     ///
     /// # Errors
@@ -294,11 +303,56 @@ impl Running {
             // Whatever becomes of the connection is the harness's to say.
             StreamOwned::new(connection, transport).read_to_end(&mut Vec::new())
         });
-        let answer = self.post("/v1/x509/dial", &json!({ "address": address }))?;
+        let verdict = self.dial(&address);
         // A harness that does not dial leaves it waiting.
         let _ = TcpStream::connect(&address);
         let _ = serving.join();
-        answer.verdict()
+        verdict
+    }
+
+    /// Where its TLS port is.
+    pub(crate) fn address(&self) -> String {
+        self.x509.to_string()
+    }
+
+    /// What the harness as a client makes of whoever listens at `address`.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot or will not say.
+    pub(crate) fn dial(&self, address: &str) -> Result<Verdict, Trouble> {
+        let request = json!({ "address": address });
+        self.post("/v1/x509/dial", &request)?.verdict()
+    }
+
+    /// The leaf that it presents, to a client that it will not accept.
+    ///
+    /// # Errors
+    ///
+    /// When it presents none.
+    pub(crate) fn presented(&self) -> Result<Vec<u8>, Trouble> {
+        let stranger = Authority::root("stranger")?.svid(PEER)?;
+        let leaf = self.probe(&stranger)?.chain.into_iter().next();
+        leaf.ok_or_else(|| Trouble::failed("the harness presents nothing"))
+    }
+
+    /// Looks again and again at the leaf that it presents until `enough`.
+    ///
+    /// # Errors
+    ///
+    /// When that does not come in time, or as `enough` says.
+    pub(crate) fn watch_presented(
+        &self,
+        within: Duration,
+        mut enough: impl FnMut(&[u8]) -> Result<bool, Trouble>,
+    ) -> Result<(), Trouble> {
+        let until = Instant::now() + within;
+        while !enough(&self.presented()?)? {
+            ensure(Instant::now() < until, || {
+                format!("no other SVID came in {} s", within.as_secs())
+            })?;
+        }
+        Ok(())
     }
 
     /// What the harness makes of a token.
