@@ -192,6 +192,7 @@ impl TrustDomainCa {
     ) -> Result<IssuedX509, IssueError> {
         let (issuer, validity) = self.x509_issuer(|issuer| issuer.validity(params, now))?;
         let issued = issuer.issue_for(params, public_key, validity).await?;
+        say_if_capped(issued.capped, issued.id.as_str(), issued.not_after);
         self.record(
             &Entry {
                 what: What::X509,
@@ -327,6 +328,7 @@ impl TrustDomainCa {
             (issuer, validity)
         };
         let issued = issuer.issue_for(params, validity).await?;
+        say_if_capped(issued.capped, issued.id.as_str(), issued.expires_at);
         self.record(
             &Entry {
                 what: What::Jwt,
@@ -876,6 +878,12 @@ impl Live {
         let state = &self.state;
         self.x509.retain(|id, _| needed(&state.x509, id));
         self.jwt.retain(|id, _| needed(&state.jwt, id));
+    }
+}
+
+fn say_if_capped(capped: bool, spiffe_id: &str, not_after: Timestamp) {
+    if capped {
+        tracing::info!(spiffe_id, %not_after, "the lifetime asked for was cut to the authority's");
     }
 }
 
