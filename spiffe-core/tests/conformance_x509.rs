@@ -248,3 +248,52 @@ fn a_path_length_is_honoured_in_the_middle_of_a_chain() {
     assert_eq!(with(1), proven());
     assert_eq!(with(0), Err(Rule::PathLength));
 }
+
+/// An extension with an identifier of its own: below the standard's arc 2.5.29, or elsewhere.
+fn extension(in_arc: bool, number: u64) -> CustomExtension {
+    let elsewhere = [1, 3, 6, 1, 4, 1, 99999, number];
+    let oid = if in_arc {
+        &[2, 5, 29, number][..]
+    } else {
+        &elsewhere
+    };
+    CustomExtension::from_oid_content(oid, vec![5, 0])
+}
+
+#[test]
+fn an_extension_occurs_once_wherever_its_identifier_is_from() {
+    let with = |extensions: &[(bool, u64)]| {
+        leaf(|params| {
+            let extensions = extensions
+                .iter()
+                .map(|(in_arc, last)| extension(*in_arc, *last));
+            params.custom_extensions.extend(extensions);
+        })
+    };
+    for good in [
+        &[(true, 40), (true, 41)][..],
+        &[(true, 40), (false, 40)],
+        &[(true, 63), (true, 64), (true, 127)],
+        &[(false, 1), (false, 2)],
+    ] {
+        assert_eq!(with(good), proven(), "{good:?}");
+    }
+    for twice in [(true, 40), (true, 63), (true, 64), (true, 0), (false, 1)] {
+        let found = with(&[twice, (true, 41), (false, 7), twice]);
+        assert_eq!(found, Err(Rule::CertDuplicateExtension), "{twice:?}");
+    }
+}
+
+#[test]
+fn a_certificate_has_64_extensions_at_most() {
+    let with = |number| {
+        leaf(|params| {
+            let more = (0..number).map(|last| extension(false, last));
+            params.custom_extensions.extend(more);
+        })
+    };
+    // Beside those of every leaf here: names, key usages of both kinds, basic constraints, two key identifiers.
+    let own = (0..=64).find(|more| with(64 - more) == proven()).unwrap();
+    assert!((4..=6).contains(&own), "{own}");
+    assert_eq!(with(64 - own + 1), Err(Rule::CertMalformed));
+}

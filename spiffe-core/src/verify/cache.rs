@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 
+use foldhash::fast::RandomState;
+
 use super::issuers::{Issuer, Kinship, Standing};
 use crate::bundle::X509Authorities;
 use crate::x509::cert::Cert;
@@ -26,7 +28,7 @@ pub struct IssuerCache {
 #[derive(Default)]
 struct Kept {
     /// By address of the authorities.
-    sets: HashMap<usize, Set>,
+    sets: HashMap<usize, Set, RandomState>,
     issuers: usize,
 }
 
@@ -34,7 +36,8 @@ struct Kept {
 /// that equal addresses mean the same set.
 struct Set {
     authorities: Weak<X509Authorities>,
-    issuers: HashMap<Box<[u8]>, Arc<Admitted>>,
+    /// What gets in here an authority has vouched for, so nobody chooses keys to collide.
+    issuers: HashMap<Box<[u8]>, Arc<Admitted>, RandomState>,
 }
 
 /// An admitted intermediate, on its own feet.
@@ -101,7 +104,7 @@ impl IssuerCache {
             .entry(address(authorities))
             .or_insert_with(|| Set {
                 authorities: Arc::downgrade(authorities),
-                issuers: HashMap::new(),
+                issuers: HashMap::default(),
             });
         set.issuers.insert(
             der.into(),

@@ -206,7 +206,9 @@ impl<'a> Cert<'a> {
 
     fn read_extensions(&mut self, content: &'a [u8]) -> Result<(), CertificateError> {
         let mut list = Reader::new(part("extensions", || Reader::new(content).only(SEQUENCE))?);
-        let mut seen: Vec<&[u8]> = Vec::with_capacity(12);
+        let mut number = 0;
+        // Nearly all are of the standard's own arc, a bit for each; the others are few.
+        let (mut seen, mut seen_elsewhere) = (0_u64, Vec::new());
         while !list.is_at_end() {
             let (oid, critical, value) = part("extensions", || {
                 let mut extension = Reader::new(list.value(SEQUENCE)?);
@@ -214,15 +216,28 @@ impl<'a> Cert<'a> {
                 let critical = extension.boolean_default_false()?;
                 Ok((oid, critical, extension.only(OCTET_STRING)?))
             })?;
-            if seen.contains(&oid) {
+            let repeated = match oid {
+                [0x55, 0x1d, last @ 0..64] => {
+                    let bit = 1 << last;
+                    let repeated = seen & bit != 0;
+                    seen |= bit;
+                    repeated
+                }
+                _ => {
+                    let repeated = seen_elsewhere.contains(&oid);
+                    seen_elsewhere.push(oid);
+                    repeated
+                }
+            };
+            if repeated {
                 return Err(CertificateError::DuplicateExtension { oid: dotted(oid) });
             }
-            if seen.len() == MAX_EXTENSIONS {
+            if number == MAX_EXTENSIONS {
                 return Err(CertificateError::Malformed {
                     part: "more than 64 extensions",
                 });
             }
-            seen.push(oid);
+            number += 1;
             self.read_extension(oid, critical, value)?;
         }
         Ok(())
