@@ -13,6 +13,10 @@ use std::path::Path;
 const ROWS: &str = "docs/reference/conformance.tsv";
 const PAGE: &str = "docs/reference/conformance.md";
 
+/// The cases of the conformance suite's catalogue, which `cargo xtask interop` holds to what it finds. A row names one as
+/// `conformance-suite::NAME`.
+const SUITE: (&str, &str) = ("conformance-suite", "docs/reference/conformance-suite.md");
+
 /// Findings about the rows, their tests and the page.
 ///
 /// # Errors
@@ -202,14 +206,31 @@ impl<'r> Sources<'r> {
         }
     }
 
-    /// Whether `path::name` is a test that runs.
+    /// Whether `path::name` is a test that runs, or a case of the suite that passes.
     fn find(&mut self, test: &str) -> Result<(), &'static str> {
         let (path, name) = test.rsplit_once("::").ok_or("is not `path::name`")?;
+        let (path, find): (_, fn(&str, &str) -> _) = if path == SUITE.0 {
+            (SUITE.1, find_case)
+        } else {
+            (path, find_test)
+        };
         let text = self
             .texts
             .entry(path.to_owned())
             .or_insert_with(|| fs::read_to_string(self.root.join(path)).ok());
-        find_test(text.as_deref().ok_or("there is no such file")?, name)
+        find(text.as_deref().ok_or("there is no such file")?, name)
+    }
+}
+
+fn find_case(page: &str, name: &str) -> Result<(), &'static str> {
+    // Name, level, what the library does, what this one does.
+    let row = page.lines().find_map(|line| {
+        let columns: Vec<&str> = line.split(" | ").collect();
+        (columns.first() == Some(&format!("| {name}").as_str())).then_some(columns)
+    });
+    match row.ok_or("the suite has no such case")?.get(3) {
+        Some(&"pass") => Ok(()),
+        _ => Err("the case does not pass"),
     }
 }
 
@@ -297,6 +318,7 @@ const HEAD: &str = "\
 
 Every requirement of the SPIFFE standards (the public `spiffe/spiffe` repository at revision `665a28f3253e`, July 2026), in our
 words, with what shows it here. `cargo xtask check` fails when a test named on this page does not exist or is ignored.
+`conformance-suite::NAME` is a case of the public suite's catalogue as `cargo xtask interop conformance` replays it.
 
 - **shown**: the tests named show it, what is to be refused beside what is to be accepted.
 - **part**: they show some of it; what is missing is said.
@@ -316,6 +338,8 @@ mod tests {
     const GOOD: &str = "JWT-01\t1\tMUST\tcore\tshown\tsomething\ta/tests/b.rs::holds\t\n";
     const SOURCE: &str = "#[test]\nfn holds() {}\n\n/// Why.\n#[tokio::test(start_paused = true)]\nasync fn waits() {}\n\n#[test]\n#[ignore = \"slow\"]\nfn sleeps() {}\n\nfn helper() {}\n";
 
+    const CASES: &str = "| AB-1/x | MUST | does | pass | **fail**: no |\n| AB-2 | OPT | does | **fail**: no | pass |\n";
+
     #[track_caller]
     fn findings(rows: &str, expected: &[&str]) {
         let root = tempfile::tempdir().unwrap();
@@ -324,15 +348,34 @@ mod tests {
         }
         fs::write(root.path().join(ROWS), rows).unwrap();
         fs::write(root.path().join("a/tests/b.rs"), SOURCE).unwrap();
+        fs::write(root.path().join(SUITE.1), CASES).unwrap();
         generate(root.path()).unwrap();
         let found = check(root.path()).unwrap();
         assert_eq!(found, expected, "{found:?}");
     }
 
     #[test]
+    fn cases_of_the_suite_must_pass() {
+        for (name, why) in [
+            ("AB-1", "the suite has no such case"),
+            ("AB-2", "the case does not pass"),
+        ] {
+            let name = format!("conformance-suite::{name}");
+            findings(
+                &GOOD.replace("a/tests/b.rs::holds", &name),
+                &[&format!("{ROWS}:1: JWT-01: {name}: {why}")],
+            );
+        }
+    }
+
+    #[test]
     fn rows_with_tests_that_run_are_good() {
         findings(&format!("# comment\n\n{GOOD}"), &[]);
         findings(&GOOD.replace("holds", "holds; a/tests/b.rs::waits"), &[]);
+        findings(
+            &GOOD.replace("a/tests/b.rs::holds", "conformance-suite::AB-1/x"),
+            &[],
+        );
         findings(
             &GOOD.replace(
                 "shown\tsomething\ta/tests/b.rs::holds\t",
