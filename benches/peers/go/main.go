@@ -28,15 +28,17 @@ import (
 
 // work is one operation and what it takes; Kind says which of the other fields count.
 type work struct {
-	Kind        string   `json:"kind"`
-	SpanMillis  int64    `json:"span_ms"`
-	ID          string   `json:"id"`
-	TrustDomain string   `json:"trust_domain"`
-	Bundle      string   `json:"bundle"`
-	Chain       [][]byte `json:"chain"`
-	Token       string   `json:"token"`
-	Audience    string   `json:"audience"`
-	DER         []byte   `json:"der"`
+	Kind         string   `json:"kind"`
+	SpanMillis   int64    `json:"span_ms"`
+	ID           string   `json:"id"`
+	TrustDomain  string   `json:"trust_domain"`
+	Bundle       string   `json:"bundle"`
+	Chain        [][]byte `json:"chain"`
+	Token        string   `json:"token"`
+	Audience     string   `json:"audience"`
+	DER          []byte   `json:"der"`
+	TrustDomains int      `json:"trust_domains"`
+	Plain        bool     `json:"plain"`
 }
 
 // minBatch is long enough for several collections, so that no batch goes without.
@@ -78,6 +80,9 @@ func (w *work) operation() (func() error, error) {
 			_, err := spiffeid.FromString(w.ID)
 			return err
 		}, nil
+	}
+	if w.Kind == "handshake" {
+		return w.handshake()
 	}
 	if w.Kind == "issue-spki" || w.Kind == "issue-csr" {
 		return w.issue()

@@ -119,7 +119,14 @@ pub(crate) fn issue(effort: Effort) -> Measured {
 }
 
 /// What every row but the first issues for.
-pub(super) fn bare_key() -> Result<(TrustDomainCa, X509SvidParams, SubjectPublicKeyInfoDer<'static>), Box<dyn Error>> {
+pub(super) fn bare_key() -> Result<
+    (
+        TrustDomainCa,
+        X509SvidParams,
+        SubjectPublicKeyInfoDer<'static>,
+    ),
+    Box<dyn Error>,
+> {
     let ca = ready(TrustDomainCa::builder(TrustDomain::parse("example.org")?).build(now()))??;
     let id = SpiffeId::parse("spiffe://example.org/ns/prod/sa/web")?;
     let key = ca.crypto().generate_key(KeyType::EcP256)?;
@@ -162,7 +169,11 @@ pub(crate) fn heap(_: Effort) -> Measured {
     let now = now();
     let resident = || -> Result<u64, Box<dyn Error>> {
         let statm = fs::read_to_string("/proc/self/statm")?;
-        let pages: u64 = statm.split(' ').nth(1).ok_or("statm has two fields")?.parse()?;
+        let pages: u64 = statm
+            .split(' ')
+            .nth(1)
+            .ok_or("statm has two fields")?
+            .parse()?;
         Ok(pages * rustix::param::page_size() as u64)
     };
     let issue = |count: u32| {
@@ -173,7 +184,12 @@ pub(crate) fn heap(_: Effort) -> Measured {
     let held: Vec<_> = (0..1_000)
         .map(|_| ready(ca.issue_x509(&params, &public_key, now)))
         .collect::<Result<_, _>>()?;
-    let each: usize = held.iter().flatten().flat_map(|issued| &issued.chain).map(|der| der.len()).sum();
+    let each: usize = held
+        .iter()
+        .flatten()
+        .flat_map(|issued| &issued.chain)
+        .map(|der| der.len())
+        .sum();
     drop(held);
     issue(20_000);
     let before = resident()?;
@@ -214,7 +230,10 @@ pub(crate) fn ephemeral(effort: Effort) -> Measured {
             black_box(key.sign(&random, b"a certificate or token").is_ok());
         }
     };
-    let [ours, floor] = in_turns(effort.span, [contender(|| boot().is_ok()), contender(floor)]);
+    let [ours, floor] = in_turns(
+        effort.span,
+        [contender(|| boot().is_ok()), contender(floor)],
+    );
     Ok(vec![Row::new(
         EPHEMERAL,
         "ms",
@@ -249,13 +268,17 @@ fn slots(row: &str, hours: u64, span: u64) -> Measured {
         let digest = crypto.sha256(&number.to_be_bytes());
         let id = SpiffeId::parse(&format!("spiffe://example.org/ns/prod/sa/w{number}"))?;
         let at = renew_at(id.as_ref(), &digest[..16], issued, issued + life);
-        *ours.entry(at.saturating_since(issued).as_secs() / span).or_insert(0_u64) += 1;
+        *ours
+            .entry(at.saturating_since(issued).as_secs() / span)
+            .or_insert(0_u64) += 1;
 
         let mut draw = u64::from_be_bytes(digest[16..24].try_into()?);
         let mut look = (draw % 5) as f64;
         let half = life.as_secs_f64() / 2.0;
         loop {
-            draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            draw = draw
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             let jitter = ((draw >> 11) as f64 / (1_u64 << 53) as f64).mul_add(2.0, -1.0);
             if life.as_secs_f64() - look <= half * 0.1_f64.mul_add(jitter, 1.0) {
                 break;

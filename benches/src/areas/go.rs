@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use base64ct::{Base64, Encoding};
 use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use spiffe_core::key::KeyType;
 use spiffe_core::verify::PeerRole;
@@ -19,10 +20,11 @@ use spiffe_core::{Bundle, BundleSet, SpiffeId, TrustDomain};
 use spiffe_svid_ca::Csr;
 
 use super::jwt::{AUDIENCE, Token};
+use super::tls::{Pair, shake};
 use super::verify::cold_verifier;
 use super::{Measured, id};
 use crate::Effort;
-use crate::fixtures::{Domain, bundle, now, ready};
+use crate::fixtures::{DNS_NAME, Domain, bundle, now, ready};
 use crate::measure::{Contender, contender, in_turns};
 use crate::report::{Budget, Row};
 
@@ -33,6 +35,8 @@ pub(crate) const ES256: &str = "peers/go/jwt-es256";
 pub(crate) const ISSUE_SPKI: &str = "peers/go/issue-spki";
 pub(crate) const ISSUE_CSR: &str = "peers/go/issue-csr";
 pub(crate) const RS256: &str = "peers/go/jwt-rs256";
+pub(crate) const HANDSHAKE: &str = "peers/go/handshake-200";
+pub(crate) const HANDSHAKE_OVER_PLAIN: &str = "peers/go/handshake-200-over-plain";
 
 /// An owned ID from 35 bytes; theirs is a view of what it was parsed from.
 pub(crate) fn id_parse(effort: Effort) -> Measured {
@@ -103,6 +107,40 @@ pub(crate) fn issue_csr(effort: Effort) -> Measured {
     });
     let work = json!({"kind": "issue-csr", "der": Base64::encode_string(request)});
     beside(effort, ISSUE_CSR, "µs", ours, work)
+}
+
+/// Both sides of mutual TLS among 200 trust domains: ours beside go-spiffe's, and go-spiffe's beside Go's own TLS with the
+/// same certificates, which is the ratio to set beside `tls/handshake/200`.
+pub(crate) fn handshake(effort: Effort) -> Measured {
+    let pair = Pair::new(200)?;
+    let (client, server) = (
+        pair.client_side()?.client_config()?,
+        pair.server_side()?.server_config()?,
+    );
+    let name = ServerName::try_from(DNS_NAME)?;
+    let ours = contender(|| shake(&client, &server, &name).expect("one trust domain"));
+    let work = |plain| json!({"kind": "handshake", "trust_domain": NAME, "trust_domains": 200, "plain": plain});
+    let [ours] = in_turns(effort.span, [ours]);
+    let theirs = in_go(effort.span, work(false))?;
+    let plain = in_go(effort.span, work(true))?;
+    Ok(vec![
+        Row::new(
+            HANDSHAKE,
+            "µs",
+            ours / 1e3,
+            "go-spiffe 2.8.1",
+            theirs / 1e3,
+            Budget::Ratio(1.0),
+        ),
+        Row::new(
+            HANDSHAKE_OVER_PLAIN,
+            "µs",
+            theirs / 1e3,
+            "Go's TLS; go-spiffe stands for ours here",
+            plain / 1e3,
+            None,
+        ),
+    ])
 }
 
 pub(crate) fn jwt_es256(effort: Effort) -> Measured {

@@ -216,6 +216,11 @@ pub(crate) const BENCHES: &[Bench] = &[
     },
     #[cfg(feature = "peers")]
     Bench {
+        rows: &[go::HANDSHAKE, go::HANDSHAKE_OVER_PLAIN],
+        run: go::handshake,
+    },
+    #[cfg(feature = "peers")]
+    Bench {
         rows: &[go::RS256],
         run: go::jwt_rs256,
     },
