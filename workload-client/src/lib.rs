@@ -16,8 +16,9 @@
 //! # }
 //! ```
 //!
-//! [`X509Source`] is for mutual TLS, [`JwtSource`] for tokens; [`WorkloadApiClient`] makes single requests and opens
-//! streams for what neither does.
+//! [`X509Source`] is for mutual TLS, [`JwtSource`] for tokens, [`BundleSource`] for verifying without an identity,
+//! [`FileSource`] for what other programs write to disk; [`WorkloadApiClient`] makes single requests and opens streams.
+//! Each source says through `survives_until` how long it lasts without its endpoint.
 //!
 //! What this crate will not do: issue, keep anything on disk unasked, publish an update that breaks a rule, or fetch WIT-SVIDs.
 //!
@@ -25,9 +26,13 @@
 //!
 //! - `aws-lc-rs` (default): the default cryptography. Without it, pass a
 //!   [`CryptoProvider`](spiffe_core::crypto::CryptoProvider) to the builders.
+//! - `blocking`: sources for programs without an async runtime.
+//! - `prometheus`: `observe::PrometheusMetrics`.
 //! - `delivery`: SVIDs, bundles and tokens as files for programs that know nothing of SPIFFE.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "blocking")]
+pub mod blocking;
 pub mod client;
 #[cfg(feature = "delivery")]
 pub mod delivery;

@@ -89,8 +89,9 @@ impl Tokens {
         key: Key,
     ) -> Result<Arc<JwtSvid>, ClientError> {
         let clock = client.clock();
-        let slot = self.slots.slot(&key, clock.now());
-        match slot.look(clock.now()) {
+        let now = clock.now();
+        let slot = self.slots.slot(&key, now);
+        match slot.look(now) {
             Look::Fresh(token) => return Ok(token),
             Look::Due(token) => {
                 self.renew(client, key, slot);

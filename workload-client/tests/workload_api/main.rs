@@ -4,6 +4,8 @@
     reason = "clippy exempts test functions, not what they call"
 )]
 
+#[cfg(feature = "blocking")]
+mod blocking;
 mod bundle_source;
 mod client;
 mod file_source;

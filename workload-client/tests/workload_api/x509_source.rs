@@ -715,11 +715,12 @@ async fn what_an_update_leaves_out_is_gone() {
     assert_eq!(source.current().svids().len(), 2);
 
     hinted.hint.clear();
+    let seen = source.current().revision();
     f.api.x509.send(update([hinted]));
     let second = updates.next().await.unwrap();
     assert!(second.crls().is_empty());
     assert_eq!(second.default_svid().hint(), None);
-    source.changed(source.current().revision()).await;
+    source.changed(seen).await;
     let current = source.current();
     assert_eq!(current.svids().len(), 1);
     assert_eq!(current.svid().unwrap().hint(), None);
