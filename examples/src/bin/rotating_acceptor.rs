@@ -77,7 +77,7 @@ async fn report(source: &Arc<dyn Source>) {
         let domains = current.bundles().len();
         match current.svid() {
             Ok(svid) => println!(
-                "revision {}: {} serial {} until {}, {domains} trust domains",
+                "revision {}: {} serial {} until {}, trust domains: {domains}",
                 current.revision(),
                 svid.id(),
                 svid.serial_hex(),
