@@ -9,6 +9,8 @@ mod id;
 mod jwt;
 #[cfg(feature = "peers")]
 mod peers;
+#[cfg(feature = "peers")]
+mod peers_tls;
 mod rotation;
 mod svid;
 mod tls;
@@ -218,6 +220,11 @@ pub(crate) const BENCHES: &[Bench] = &[
     Bench {
         rows: &[go::HANDSHAKE, go::HANDSHAKE_OVER_PLAIN],
         run: go::handshake,
+    },
+    #[cfg(feature = "peers")]
+    Bench {
+        rows: &[peers_tls::HANDSHAKE, peers_tls::HANDSHAKE_OVER_PLAIN],
+        run: peers_tls::handshake,
     },
     #[cfg(feature = "peers")]
     Bench {
