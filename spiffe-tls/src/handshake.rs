@@ -259,14 +259,12 @@ impl End {
             // Fail closed: a full handshake that ended without a verdict proves nobody.
             _ => return Err(unproven()),
         };
-        let own = match scene.own {
-            Some(own) => Some(own),
-            // A client that resumes shows nothing again. The session inherits the end of what was presented at first; who
-            // this side is has not changed, or the session would have been of another namespace.
-            None if is_resumed => self.ready.load().1.identities.first().cloned(),
-            None => None,
+        let own = match (&scene.own, until) {
+            (Some(own), _) => Some((own.svid.id().clone(), own.svid.not_after())),
+            // A client that resumes shows nothing again: it is who it was when the session began, whoever it is now.
+            (None, Some(until)) => scene.resumed_as.map(|id| (id, until)),
+            (None, None) => None,
         };
-        let own = own.map(|own| (own.svid.id().clone(), own.svid.not_after()));
         let revision = judged.revision;
         let version = connection
             .protocol_version()
@@ -283,8 +281,10 @@ impl End {
             group,
             kind,
         };
-        let sessions =
-            is_client.then(|| Scene::of_sessions(peer.lease.expires_at(), scene.namespace));
+        let sessions = is_client.then(|| {
+            let own = peer.own_id().cloned();
+            Scene::of_sessions(peer.lease.expires_at(), own, scene.namespace)
+        });
         Ok(TlsStream::new(stream, peer, sessions))
     }
 

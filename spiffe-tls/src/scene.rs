@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use spiffe_core::Timestamp;
+use spiffe_core::{SpiffeId, Timestamp};
 
 use crate::error::Refusal;
 use crate::judge::Judged;
@@ -30,6 +30,8 @@ pub(crate) struct Scene {
     /// Until when a session that is resumed, or about to be stored, may be resumed. It is inherited from one session
     /// to the next, so no chain of sessions outlives the SVIDs that its first handshake showed.
     pub(crate) until: Option<Timestamp>,
+    /// As whom a client has begun the session that it resumes. A server presents itself each time.
+    pub(crate) resumed_as: Option<SpiffeId>,
 }
 
 thread_local! {
@@ -37,10 +39,15 @@ thread_local! {
 }
 
 impl Scene {
-    /// A scene for a connection that is open: its sessions inherit this end.
-    pub(crate) fn of_sessions(until: Timestamp, namespace: Option<Namespace>) -> Box<Self> {
+    /// A scene for a connection that is open: its sessions inherit this end, and as whom they were begun.
+    pub(crate) fn of_sessions(
+        until: Timestamp,
+        own: Option<SpiffeId>,
+        namespace: Option<Namespace>,
+    ) -> Box<Self> {
         Box::new(Self {
             until: Some(until),
+            resumed_as: own,
             namespace,
             ..Self::default()
         })
@@ -62,6 +69,14 @@ impl Scene {
             }
             Some(Err(_)) => None,
             None => self.until,
+        }
+    }
+
+    /// As whom this side is known in the session, if it has shown itself at all.
+    pub(crate) fn known_as(&self) -> Option<SpiffeId> {
+        match &self.own {
+            Some(own) => Some(own.svid.id().clone()),
+            None => self.resumed_as.clone(),
         }
     }
 }

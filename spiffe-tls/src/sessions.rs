@@ -13,7 +13,7 @@ use rustls::NamedGroup;
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::pki_types::ServerName;
 use spiffe_core::snapshot::Derived;
-use spiffe_core::{Clock, Timestamp};
+use spiffe_core::{Clock, SpiffeId, Timestamp};
 
 use crate::material::Ready;
 use crate::namespace::{Namespace, Namespaces};
@@ -68,8 +68,21 @@ struct Kept {
 #[derive(Default)]
 struct Destination {
     group: Option<NamedGroup>,
-    tls12: Option<(Tls12ClientSessionValue, Timestamp)>,
-    tls13: VecDeque<(Tls13ClientSessionValue, Timestamp)>,
+    tls12: Option<Session<Tls12ClientSessionValue>>,
+    tls13: VecDeque<Session<Tls13ClientSessionValue>>,
+}
+
+#[derive(Clone)]
+struct Session<V> {
+    value: V,
+    origin: Origin,
+}
+
+/// What a session hands on to the connection that resumes it.
+#[derive(Clone)]
+struct Origin {
+    until: Timestamp,
+    own: Option<SpiffeId>,
 }
 
 impl ClientSessions {
@@ -105,9 +118,14 @@ impl ClientSessions {
         change(kept.destinations.entry(name).or_default());
     }
 
-    /// The end that the scene's connection gives to its sessions; none is kept where nobody knows.
-    fn until() -> Option<Timestamp> {
-        scene::with(|scene| scene.resumable_until()).flatten()
+    /// What the scene's connection gives to its sessions; none is kept where nobody knows their end.
+    fn origin() -> Option<Origin> {
+        scene::with(|scene| {
+            Some(Origin {
+                until: scene.resumable_until()?,
+                own: scene.known_as(),
+            })
+        })?
     }
 
     /// What sessions of a connection that begins now are bound to.
@@ -116,11 +134,14 @@ impl ClientSessions {
     }
 
     /// Notes what a session that is taken hands on to the connection that resumes it.
-    fn inherit<V>(&self, (value, until): (V, Timestamp)) -> Option<V> {
-        if self.present.clock.now() > until {
+    fn inherit<V>(&self, Session { value, origin }: Session<V>) -> Option<V> {
+        if self.present.clock.now() > origin.until {
             return None;
         }
-        scene::with(|scene| scene.until = Some(until))?;
+        scene::with(|scene| {
+            scene.until = Some(origin.until);
+            scene.resumed_as = origin.own;
+        })?;
         Some(value)
     }
 }
@@ -136,8 +157,10 @@ impl ClientSessionStore for ClientSessions {
     }
 
     fn set_tls12_session(&self, server_name: ServerName<'static>, value: Tls12ClientSessionValue) {
-        if let Some(until) = Self::until() {
-            self.change(server_name, |kept| kept.tls12 = Some((value, until)));
+        if let Some(origin) = Self::origin() {
+            self.change(server_name, |kept| {
+                kept.tls12 = Some(Session { value, origin });
+            });
         }
     }
 
@@ -157,12 +180,12 @@ impl ClientSessionStore for ClientSessions {
         server_name: ServerName<'static>,
         value: Tls13ClientSessionValue,
     ) {
-        if let Some(until) = Self::until() {
+        if let Some(origin) = Self::origin() {
             self.change(server_name, |kept| {
                 if kept.tls13.len() >= MAX_SESSIONS_PER_DESTINATION {
                     kept.tls13.pop_front();
                 }
-                kept.tls13.push_back((value, until));
+                kept.tls13.push_back(Session { value, origin });
             });
         }
     }
