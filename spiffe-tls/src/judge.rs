@@ -1,13 +1,14 @@
 //! The verdict on a peer: verified, then authorised, under the terms and bundles of one moment, and remembered.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use spiffe_core::snapshot::{Revision, Snapshot};
 use spiffe_core::verify::{PeerRole, VerifiedX509, X509Verifier};
-use spiffe_core::{Clock, PeerFacts, Publisher, Timestamp};
+use spiffe_core::{Clock, Denied, PeerFacts, Publisher, Timestamp};
 
 use crate::digest::{Digest, Sha256};
 use crate::error::{Refusal, RefusalReason};
@@ -108,6 +109,15 @@ impl Judge {
         }
     }
 
+    /// Whether these are still the trust revision and the terms of now.
+    pub(crate) fn is_current(&self, trust: (Revision, u64)) -> bool {
+        trust
+            == (
+                self.publisher.load().trust_revision(),
+                self.terms.in_force().number,
+            )
+    }
+
     fn decide(
         &self,
         chain: &[CertificateDer<'_>],
@@ -185,13 +195,15 @@ impl Judge {
     }
 }
 
-/// Asks the authorizer about a verified peer.
+/// Asks the authorizer about a verified peer. One that panics has allowed nothing, and stops nobody else from being judged.
 pub(crate) fn authorize(
     terms: &InForce,
     peer: &VerifiedX509,
     now: Timestamp,
 ) -> Result<(), RefusalReason> {
     let facts = PeerFacts::new(peer.id.as_ref(), now, peer.not_after, peer.chain_length);
-    terms.authorizer.authorize(&facts)?;
-    Ok(())
+    let ask = AssertUnwindSafe(|| terms.authorizer.authorize(&facts));
+    let answer = catch_unwind(ask)
+        .unwrap_or_else(|_| Err(Denied::new(peer.id.as_ref(), "an authorizer that panicked")));
+    Ok(answer?)
 }

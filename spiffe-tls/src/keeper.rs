@@ -2,13 +2,13 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use spiffe_core::snapshot::Revision;
 use spiffe_core::{Timestamp, Watch};
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 
 use crate::judge::Judge;
 use crate::lease::{Granted, Inner, Lease, LeaseRules};
@@ -26,6 +26,8 @@ pub(crate) struct Keeper {
     pub(crate) rules: LeaseRules,
     /// Interrupts the task's waiting.
     wake: Arc<Notify>,
+    /// Whether the task lives.
+    is_followed: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -33,18 +35,19 @@ pub(crate) struct Keeper {
 struct State {
     next: u64,
     leases: HashMap<u64, Kept>,
-    /// When to look at which lease; entries of leases that are gone are passed over.
+    /// When to look at which lease; only what the lease itself is due at counts, the rest is passed over.
     due: BinaryHeap<Reverse<(Duration, u64)>>,
     seen: Option<(Revision, u64)>,
-    /// The calendar when the monotonic clock was at zero, as last read.
+    /// The calendar when the monotonic clock was at zero, as read when all leases were last looked at: what drifts by less
+    /// than a step at a time has moved as well in the end.
     offset: Option<Timestamp>,
-    task: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
 struct Kept {
     lease: Weak<Inner>,
     born: Duration,
+    due: Duration,
 }
 
 impl Keeper {
@@ -53,6 +56,7 @@ impl Keeper {
             judge,
             rules,
             wake: Arc::default(),
+            is_followed: AtomicBool::new(false),
             state: Mutex::default(),
         })
     }
@@ -68,40 +72,44 @@ impl Keeper {
         self: &Arc<Self>,
         granted: Granted,
     ) -> Result<Lease, tokio::runtime::TryCurrentError> {
-        let judged_under = (granted.judged.revision, granted.judged.trust.1);
         let now = self.now();
+        let runtime = tokio::runtime::Handle::try_current()?;
         let mut state = self.state();
-        self.follow(&mut state)?;
         let number = state.next;
         state.next += 1;
         let lease = Lease::new(self, number, granted);
         let kept = Kept {
             lease: Arc::downgrade(&lease.inner),
             born: now.1,
+            due: Duration::MAX,
         };
         state.leases.insert(number, kept);
         drop(state);
+        // After the lease is known: a task that ends from now on leaves it for the next.
+        self.follow_on(&runtime);
         if let Some(at) = lease.inner.advance(now.1, now) {
             self.remind(at, number);
         }
+        // The peer's chain was judged by what was current then, and the own identity was presented earlier still.
         let snapshot = self.judge.publisher.load();
         let terms = self.judge.terms.in_force();
-        if judged_under != (snapshot.revision(), terms.number)
-            && let Some(at) = lease.inner.look(&snapshot, &terms, now)
-        {
+        if let Some(at) = lease.inner.look(&snapshot, &terms, now) {
             self.remind(at, number);
         }
         Ok(lease)
     }
 
-    /// Has a lease looked at again.
+    /// Has a lease looked at again, unless it will be before.
     pub(crate) fn remind(&self, at: Duration, number: u64) {
         let mut state = self.state();
-        let is_first = state
-            .due
-            .peek()
-            .is_none_or(|Reverse((first, _))| at < *first);
-        state.due.push(Reverse((at, number)));
+        let State { leases, due, .. } = &mut *state;
+        let Some(kept) = leases.get_mut(&number).filter(|kept| at < kept.due) else {
+            return;
+        };
+        kept.due = at;
+        let is_first = due.peek().is_none_or(|Reverse((first, _))| at < *first);
+        due.push(Reverse((at, number)));
+        state.sweep();
         drop(state);
         if is_first {
             self.wake.notify_one();
@@ -111,11 +119,7 @@ impl Keeper {
     pub(crate) fn forget(&self, number: u64) {
         let mut state = self.state();
         state.leases.remove(&number);
-        // Most connections end long before their lease: their reminders must not pile up.
-        if state.due.len() > 64 && state.due.len() > 4 * state.leases.len() {
-            let State { leases, due, .. } = &mut *state;
-            due.retain(|Reverse((_, number))| leases.contains_key(number));
-        }
+        state.sweep();
     }
 
     /// How many connections are looked after.
@@ -123,22 +127,37 @@ impl Keeper {
         self.state().leases.len()
     }
 
-    /// Starts the task, unless it runs.
-    fn follow(self: &Arc<Self>, state: &mut State) -> Result<(), tokio::runtime::TryCurrentError> {
-        if state.task.as_ref().is_some_and(|task| !task.is_finished()) {
-            return Ok(());
+    /// Starts the task, unless it lives: the runtime that it ran on may have ended, and connections moved to another.
+    pub(crate) fn follow(self: &Arc<Self>) -> Result<(), tokio::runtime::TryCurrentError> {
+        if !self.is_followed.load(Ordering::Acquire) {
+            self.follow_on(&tokio::runtime::Handle::try_current()?);
         }
-        let runtime = tokio::runtime::Handle::try_current()?;
-        let keeper = Arc::downgrade(self);
-        state.task = Some(runtime.spawn(async move {
+        Ok(())
+    }
+
+    fn follow_on(self: &Arc<Self>, runtime: &tokio::runtime::Handle) {
+        if self.is_followed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let following = Following(Arc::downgrade(self));
+        runtime.spawn(async move {
             loop {
-                let Some(turn) = keeper.upgrade().map(|keeper| keeper.turn()) else {
+                let Some(turn) = following.0.upgrade().map(|keeper| keeper.turn()) else {
                     return;
                 };
                 turn.await;
             }
-        }));
-        Ok(())
+        });
+    }
+
+    /// Leaves the leases to their connections until one of them starts another task.
+    fn orphan(&self) {
+        self.is_followed.store(false, Ordering::Release);
+        self.state().seen = None;
+        let now = self.judge.clock.monotonic();
+        for (_, lease, _) in self.all() {
+            lease.orphan(now);
+        }
     }
 
     fn now(&self) -> (Timestamp, Duration) {
@@ -177,12 +196,15 @@ impl Keeper {
     fn note_change(&self, seen: (Revision, u64), (wall, monotonic): (Timestamp, Duration)) -> bool {
         let offset = wall - monotonic;
         let mut state = self.state();
+        let is_new = state.seen.replace(seen) != Some(seen);
         let was_set = state.offset.is_some_and(|before| {
             before.saturating_since(offset) > CLOCK_SET
                 || offset.saturating_since(before) > CLOCK_SET
         });
-        state.offset = Some(offset);
-        state.seen.replace(seen) != Some(seen) || was_set
+        if is_new || was_set {
+            state.offset = Some(offset);
+        }
+        is_new || was_set
     }
 
     fn all(&self) -> Vec<(u64, Arc<Inner>, Duration)> {
@@ -200,12 +222,13 @@ impl Keeper {
                 return None;
             }
             state.due.pop();
-            let found = state
-                .leases
-                .get(&number)
-                .and_then(|kept| Some((number, kept.lease.upgrade()?, kept.born)));
-            if found.is_some() {
-                return found;
+            let kept = state.leases.get_mut(&number);
+            let Some(kept) = kept.filter(|kept| kept.due == at) else {
+                continue;
+            };
+            kept.due = Duration::MAX;
+            if let Some(lease) = kept.lease.upgrade() {
+                return Some((number, lease, kept.born));
             }
         }
     }
@@ -231,6 +254,29 @@ impl Keeper {
                 () = terms => {}
                 () = wake.notified() => {}
             }
+        }
+    }
+}
+
+impl State {
+    /// Most connections end long before their lease, and trust changes often: reminders must not pile up.
+    fn sweep(&mut self) {
+        if self.due.len() > 64 && self.due.len() > 4 * self.leases.len() {
+            let due = |(number, kept): (&u64, &Kept)| {
+                (kept.due < Duration::MAX).then_some(Reverse((kept.due, *number)))
+            };
+            self.due = self.leases.iter().filter_map(due).collect();
+        }
+    }
+}
+
+/// Held by the task, and told when the task ends in whatever way.
+struct Following(Weak<Keeper>);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        if let Some(keeper) = self.0.upgrade() {
+            keeper.orphan();
         }
     }
 }

@@ -257,8 +257,8 @@ impl Lease {
         let mut expires_at = judged.peer.not_after;
         let mut whose = Shown::Peer;
         let ends = [
-            (Shown::Own, own.as_ref().map(|(_, not_after)| *not_after)),
             (Shown::Session, until),
+            (Shown::Own, own.as_ref().map(|(_, not_after)| *not_after)),
         ];
         for (shown, end) in ends {
             if let Some(end) = end.filter(|end| *end < expires_at) {
@@ -397,6 +397,8 @@ impl Inner {
             _ => {
                 // The keeper may be late; the budget is not.
                 let now = self.keeper.judge.clock.monotonic();
+                // Without a runtime nobody drives a keeper, and the budget holds all the same.
+                let _ = self.keeper.follow();
                 let is_over = self
                     .state()
                     .end
@@ -424,6 +426,10 @@ impl Inner {
     ) -> Option<Duration> {
         let mut state = self.state();
         if state.end.is_some() {
+            return None;
+        }
+        // A verdict of later bundles or terms stands: they are looked at next.
+        if snapshot.revision() < state.revision || terms.number < state.trust.1 {
             return None;
         }
         let (wall, monotonic) = now;
@@ -458,11 +464,23 @@ impl Inner {
             return self.end(&mut state, reason, monotonic);
         }
         if self.phase() != TOUCHED {
-            state.touched_until =
-                monotonic.saturating_add(self.keeper.rules.budget().max(JUDGE_WAIT));
-            self.set(TOUCHED);
+            self.touch(&mut state, monotonic);
         }
         Some(state.touched_until)
+    }
+
+    fn touch(&self, state: &mut State, monotonic: Duration) {
+        state.touched_until = monotonic.saturating_add(self.keeper.rules.budget().max(JUDGE_WAIT));
+        self.set(TOUCHED);
+    }
+
+    /// The keeper's task is gone: the connection judges itself, and has another one started, when it is next polled.
+    pub(crate) fn orphan(&self, monotonic: Duration) {
+        let mut state = self.state();
+        match self.phase() {
+            STANDS => self.touch(&mut state, monotonic),
+            phase => self.set(phase),
+        }
     }
 
     /// What ends the lease whatever the chain is worth.
@@ -487,6 +505,8 @@ impl Inner {
     /// Judges the connection again by its chain.
     pub(crate) fn judge_again(&self, chain: Option<&[CertificateDer<'_>]>) {
         let judge = &self.keeper.judge;
+        // Fail closed: without a runtime nobody would look after the lease any more.
+        let chain = chain.filter(|_| self.keeper.follow().is_ok());
         let verdict = chain
             .and_then(<[_]>::split_first)
             .map(|(end_entity, intermediates)| judge.judge(end_entity, intermediates));
@@ -495,6 +515,8 @@ impl Inner {
             return;
         }
         let reason = match verdict {
+            // The keeper may have looked by what came meanwhile, and will not do so again.
+            Some(Ok(judged)) if !judge.is_current(judged.trust) => return,
             Some(Ok(judged)) => {
                 state.revision = judged.revision;
                 state.trust = judged.trust;

@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -75,16 +75,19 @@ impl<IO> TlsStream<IO> {
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> TlsStream<IO> {
     /// Lets the caller go on, after judging again where that is due, or cuts.
-    fn gate(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        let mut gate = self.lease().gate();
-        if gate == Gate::JudgeAgain {
+    fn gate(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.lease().gate() == Gate::JudgeAgain {
             let chain = self.inner.get_ref().1.peer_certificates();
             self.lease().judge_again(chain);
-            gate = self.lease().gate();
         }
-        match gate {
-            Gate::Shut => Err(self.cut(context)),
-            Gate::Open | Gate::JudgeAgain => Ok(()),
+        match self.lease().gate() {
+            Gate::Shut => Poll::Ready(Err(self.cut(context))),
+            Gate::Open => Poll::Ready(Ok(())),
+            Gate::JudgeAgain => {
+                // Overtaken by a change. Others on this thread come first.
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
         }
     }
 
@@ -102,7 +105,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> TlsStream<IO> {
         waker: impl Fn(&Inner) -> &AtomicWaker,
         mut poll: impl FnMut(&mut Self, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        self.gate(context)?;
+        ready!(self.gate(context))?;
         let polled = poll(self, context);
         if polled.is_ready() {
             return polled;
@@ -110,7 +113,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> TlsStream<IO> {
         // What closes the gate from here on wakes this task; what closed it before is seen now.
         waker(self.lease()).register(context.waker());
         if self.lease().gate() != Gate::Open {
-            self.gate(context)?;
+            ready!(self.gate(context))?;
         }
         Poll::Pending
     }

@@ -1,0 +1,427 @@
+//! Leases under awkward circumstances: trust that changes while a verdict is being found, authorizers that panic, runtimes
+//! that end, clocks that drift, and changes without end.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use spiffe_tls::spiffe_core::bundle::X509Authorities;
+use spiffe_tls::spiffe_core::{BundleSet, Denied, PeerFacts};
+use spiffe_tls::{
+    Acceptor, Authorizer, Connector, HandshakeError, LeaseEnd, LeaseOver, LeaseRules, Mtls, Policy,
+    Publisher, Terms, TlsStream,
+};
+use support::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+type Stream = TlsStream<DuplexStream>;
+
+/// A decision that the test makes anew for each call.
+#[derive(Clone)]
+struct Hook(Arc<Decide>);
+
+type Decide = dyn Fn(&PeerFacts<'_>) -> Result<(), Denied> + Send + Sync;
+
+impl fmt::Debug for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hook")
+    }
+}
+
+impl Authorizer for Hook {
+    fn authorize(&self, peer: &PeerFacts<'_>) -> Result<(), Denied> {
+        (self.0)(peer)
+    }
+}
+
+impl Hook {
+    fn new(act: impl Fn(&PeerFacts<'_>) -> Result<(), Denied> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(act))
+    }
+}
+
+/// A server whose leases are watched, and clients of one trust domain that end nothing.
+struct World {
+    clock: HandClock,
+    domain: Domain,
+    server: Publisher,
+}
+
+impl World {
+    fn new() -> Self {
+        let domain = Domain::new("east");
+        Self {
+            clock: HandClock::default(),
+            server: Publisher::fixed([domain.svid("server", 3000)], bundles(&[&domain])),
+            domain,
+        }
+    }
+
+    fn acceptor(&self, terms: impl Into<Terms>, rules: LeaseRules) -> Acceptor {
+        Mtls::new(&self.server, terms)
+            .clock(Arc::new(self.clock.clone()))
+            .lease_rules(rules)
+            .acceptor()
+            .unwrap()
+    }
+
+    fn client(&self, path: &str) -> Connector {
+        let source = Publisher::fixed([self.domain.svid(path, 600)], bundles(&[&self.domain]));
+        Mtls::new(&source, policy("domain:east"))
+            .clock(Arc::new(HandClock::default()))
+            .lease_rules(LeaseRules::report())
+            .connector()
+            .unwrap()
+    }
+
+    /// The server's side of an open connection, then the client's.
+    async fn open(&self, path: &str, acceptor: &Acceptor) -> (Stream, Stream) {
+        let (near, far) = shake(&self.client(path), acceptor).await;
+        (far.unwrap(), near.unwrap())
+    }
+
+    fn publish(&self, of: BundleSet) {
+        publish(&self.server, &self.domain, of);
+    }
+
+    /// The same authority under another certificate: only the chain can tell.
+    fn renewed(&self) -> BundleSet {
+        let authorities = X509Authorities::from_certificates([self.domain.renewed()]);
+        BundleSet::from_iter([self.domain.bundle().with_x509_authorities(authorities)])
+    }
+}
+
+fn publish(server: &Publisher, domain: &Domain, of: BundleSet) {
+    server
+        .publish([Arc::new(domain.svid("server", 3000))], of)
+        .unwrap();
+}
+
+fn policy(text: &str) -> Policy {
+    text.parse().unwrap()
+}
+
+async fn settle() {
+    for _ in 0..40 {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn reads(from: &mut Stream, to: &mut Stream) -> std::io::Result<()> {
+    from.write_all(b"x").await.unwrap();
+    from.flush().await.unwrap();
+    to.read_exact(&mut [0]).await.map(drop)
+}
+
+fn over(error: &std::io::Error) -> LeaseEnd {
+    LeaseOver::in_io(error)
+        .unwrap_or_else(|| panic!("{error:?}"))
+        .end
+        .clone()
+}
+
+/// What the keeper and a connection do at the same time, step by step: each call of the authorizer tells of whom it was
+/// asked, and waits where the test has left something to wait for.
+#[derive(Clone, Default)]
+struct Steps(Arc<Mutex<Option<Step>>>);
+
+struct Step {
+    asked: Sender<String>,
+    goes_on: Option<Receiver<()>>,
+}
+
+impl Steps {
+    fn hook(&self) -> Hook {
+        let steps = self.clone();
+        Hook::new(move |peer| {
+            let step = steps.0.lock().unwrap().take();
+            if let Some(step) = step {
+                step.asked.send(peer.id.path().to_owned()).unwrap();
+                if let Some(goes_on) = step.goes_on {
+                    goes_on.recv().unwrap();
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The next call tells of whom it was asked.
+    fn tell(&self) -> Receiver<String> {
+        let (asked, told) = channel();
+        let goes_on = None;
+        *self.0.lock().unwrap() = Some(Step { asked, goes_on });
+        told
+    }
+
+    /// The next call tells, and then waits.
+    fn stop(&self) -> (Receiver<String>, Sender<()>) {
+        let (asked, told) = channel();
+        let (go, goes_on) = channel();
+        let goes_on = Some(goes_on);
+        *self.0.lock().unwrap() = Some(Step { asked, goes_on });
+        (told, go)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verdict_that_was_overtaken_by_a_change_lets_nothing_through() {
+    for takes_away in [true, false] {
+        let world = World::new();
+        let steps = Steps::default();
+        let acceptor = world.acceptor(steps.hook(), LeaseRules::cut());
+        let (mut far, mut near) = world.open("client", &acceptor).await;
+        let told = steps.tell();
+        world.publish(world.renewed());
+        told.recv().unwrap();
+        // The look is over when its lock is free; the chain has to be judged now.
+        far.peer().lease().revision();
+        let (told, go) = steps.stop();
+        let reading = tokio::spawn(async move {
+            let read = reads(&mut near, &mut far).await;
+            (read, near, far)
+        });
+        told.recv().unwrap();
+        // The connection has verified the chain under the bundles of then; now they change, and the keeper looks.
+        let looked = steps.tell();
+        if takes_away {
+            world.publish(bundles(&[&Domain::new("east")]));
+        } else {
+            world.publish(bundles(&[&world.domain]));
+        }
+        looked.recv().unwrap();
+        go.send(()).unwrap();
+        let (read, mut near, mut far) = reading.await.unwrap();
+        if takes_away {
+            let error = read.unwrap_err();
+            assert!(matches!(over(&error), LeaseEnd::Refused(_)), "{error:?}");
+        } else {
+            read.unwrap();
+            reads(&mut near, &mut far).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_by_bundles_of_before_ends_nothing_that_was_judged_since() {
+    let world = World::new();
+    let steps = Steps::default();
+    let acceptor = world.acceptor(steps.hook(), LeaseRules::cut());
+    let mut one = world.open("one", &acceptor).await;
+    let mut two = world.open("two", &acceptor).await;
+    // Both must be judged again.
+    let (told, go) = steps.stop();
+    world.publish(world.renewed());
+    told.recv().unwrap();
+    let (last, go_last) = steps.stop();
+    go.send(()).unwrap();
+    last.recv().unwrap();
+    go_last.send(()).unwrap();
+    for (far, _) in [&one, &two] {
+        far.peer().lease().revision();
+    }
+    // The keeper stops while it looks at the first, whichever that is, by bundles without the trust domain.
+    let (told, go) = steps.stop();
+    world.publish(bundles(&[&Domain::new("other")]));
+    let first = told.recv().unwrap();
+    let (other, stopped) = if first == "/one" {
+        (&mut two, &mut one)
+    } else {
+        (&mut one, &mut two)
+    };
+    // The other is judged under what came after.
+    world.publish(bundles(&[&world.domain]));
+    let (far, near) = other;
+    reads(near, far).await.unwrap();
+    go.send(()).unwrap();
+    // The first was looked at when the trust domain was gone.
+    let error = stopped.0.read(&mut [0]).await.unwrap_err();
+    assert!(matches!(over(&error), LeaseEnd::Refused(_)), "{error:?}");
+    reads(near, far).await.unwrap();
+    assert_eq!(far.peer().lease().end(), None);
+}
+
+#[tokio::test]
+async fn an_authorizer_that_panics_refuses() {
+    let world = World::new();
+    let panics = Arc::new(Mutex::new(false));
+    let hook = Hook::new({
+        let panics = panics.clone();
+        move |peer| {
+            let panics = *panics.lock().unwrap();
+            assert!(!panics || peer.id.path() == "/good", "told to panic");
+            Ok(())
+        }
+    });
+    let acceptor = world.acceptor(hook, LeaseRules::cut());
+    let mut all = Vec::new();
+    for _ in 0..4 {
+        all.push((true, world.open("good", &acceptor).await));
+        all.push((false, world.open("bad", &acceptor).await));
+    }
+    settle().await;
+    *panics.lock().unwrap() = true;
+    world.publish(bundles(&[&world.domain, &Domain::new("other")]));
+    settle().await;
+    for (good, (far, near)) in &mut all {
+        let read = reads(near, far).await;
+        assert_eq!(read.is_ok(), *good);
+    }
+    let (_, far) = shake(&world.client("bad"), &acceptor).await;
+    assert!(matches!(far.unwrap_err(), HandshakeError::Refused(_)));
+    // Others are still looked after.
+    world.publish(bundles(&[&Domain::new("other")]));
+    settle().await;
+    for (_, (far, near)) in &mut all {
+        let error = reads(near, far).await.unwrap_err();
+        assert!(matches!(over(&error), LeaseEnd::Refused(_)));
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn a_connection_that_outlives_the_runtime_of_its_handshake_is_looked_after_on_its_next() {
+    for taken_away in [true, false] {
+        for waits in [true, false] {
+            let world = World::new();
+            let acceptor = world.acceptor(policy("domain:east"), LeaseRules::cut());
+            let first = runtime();
+            let (mut far, mut near) = first.block_on(async {
+                let open = world.open("client", &acceptor).await;
+                settle().await;
+                open
+            });
+            let second = runtime();
+            let reading = if waits {
+                drop(first);
+                let reading = second.spawn(async move { far.read(&mut [0]).await });
+                second.block_on(settle());
+                Some(reading)
+            } else {
+                drop(first);
+                second.block_on(reads(&mut near, &mut far)).unwrap();
+                Some(second.spawn(async move { far.read(&mut [0]).await }))
+            };
+            second.block_on(async {
+                settle().await;
+                if taken_away {
+                    world.publish(bundles(&[&Domain::new("other")]));
+                }
+                settle().await;
+                let reading = reading.unwrap();
+                assert_eq!(reading.is_finished(), taken_away, "{waits}");
+                if taken_away {
+                    let error = reading.await.unwrap().unwrap_err();
+                    assert!(matches!(over(&error), LeaseEnd::Refused(_)));
+                } else {
+                    // Expiry is looked after as well.
+                    world.clock.advance(Duration::from_secs(601));
+                    settle().await;
+                    assert!(reading.is_finished());
+                    let error = reading.await.unwrap().unwrap_err();
+                    assert!(matches!(over(&error), LeaseEnd::Expired { .. }));
+                }
+            });
+        }
+    }
+}
+
+#[tokio::test]
+async fn changes_without_end_leave_nothing_behind() {
+    let world = World::new();
+    let terms = Terms::new(policy("domain:east"));
+    let acceptor = world.acceptor(terms.clone(), LeaseRules::default());
+    let mut open = Vec::new();
+    for _ in 0..8 {
+        open.push(world.open("client", &acceptor).await);
+    }
+    // What an acceptor holds shows in its debug form.
+    let mut sizes = Vec::new();
+    for _ in 0..4 {
+        for _ in 0..100 {
+            terms.authorize(policy("domain:east"));
+            settle().await;
+            world.publish(world.renewed());
+            settle().await;
+            for (far, near) in &mut open {
+                reads(near, far).await.unwrap();
+            }
+            world.publish(bundles(&[&world.domain]));
+            settle().await;
+            for (far, near) in &mut open {
+                reads(near, far).await.unwrap();
+            }
+        }
+        // The wakers that the clock holds are the test's own.
+        world.clock.advance(Duration::ZERO);
+        settle().await;
+        sizes.push(format!("{acceptor:?}").len());
+    }
+    assert!(sizes[3] < sizes[0] + 2000, "{sizes:?}");
+}
+
+#[tokio::test]
+async fn a_calendar_that_drifts_brings_expiry_forward() {
+    let world = World::new();
+    let acceptor = world.acceptor(policy("domain:east"), LeaseRules::default());
+    let (far, _near) = world.open("client", &acceptor).await;
+    settle().await;
+    // Less than a step at a time, and much in sum: 560 s pass, of which the calendar makes 610.
+    for _ in 0..56 {
+        assert_eq!(far.peer().lease().end(), None);
+        world.clock.set_forward(Duration::from_millis(900));
+        world.clock.advance(Duration::from_secs(10));
+        settle().await;
+    }
+    let end = far.peer().lease().end();
+    assert!(matches!(end, Some(LeaseEnd::Expired { .. })), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_resumes_knows_as_whom_it_did() {
+    for withdrawn in [true, false] {
+        let world = World::new();
+        let acceptor = world.acceptor(policy("domain:east"), LeaseRules::report());
+        let source = Publisher::fixed([world.domain.svid("first", 600)], bundles(&[&world.domain]));
+        let connector = Mtls::new(&source, policy("domain:east"))
+            .clock(Arc::new(world.clock.clone()))
+            .lease_rules(LeaseRules::cut())
+            .connector()
+            .unwrap();
+        for _ in 0..2 {
+            let (near, far) = shake(&connector, &acceptor).await;
+            reads(&mut far.unwrap(), &mut near.unwrap()).await.unwrap();
+        }
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let mut connecting = pin!(connector.connect(near));
+        // The hello with the session is on its way when this side becomes somebody else.
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(connecting.as_mut().poll(&mut context).is_pending());
+        let next = if withdrawn { "second" } else { "first" };
+        let svid = Arc::new(world.domain.svid(next, 600));
+        source.publish([svid], bundles(&[&world.domain])).unwrap();
+        let (near, far) = tokio::join!(connecting, acceptor.accept(far));
+        let (near, far) = (near.unwrap(), far.unwrap());
+        assert!(near.peer().is_resumed());
+        assert_eq!(far.peer().id().path(), "/first");
+        assert_eq!(near.peer().own_id().unwrap().path(), "/first");
+        let end = near.peer().lease().end();
+        assert_eq!(
+            matches!(end, Some(LeaseEnd::OwnWithdrawn { .. })),
+            withdrawn,
+            "{end:?}"
+        );
+    }
+}
