@@ -89,7 +89,10 @@ impl CaDirectory {
         key: KeyType,
         now: Timestamp,
     ) -> Result<StatusReport, CaDirectoryError> {
-        if let Some((found, _)) = StateDir::look(&self.path)? {
+        // One that was interrupted before its first authority is begun again.
+        if let Some((found, state)) = StateDir::look(&self.path)?
+            && state.sequence() > 0
+        {
             return Err(CaDirectoryError::Exists {
                 path: self.path.clone(),
                 trust_domain: found,
