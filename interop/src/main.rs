@@ -1,20 +1,24 @@
-//! What foreign programs make of ours: go-spiffe, py-spiffe, OpenSSL and curl against `spiffe up` and the helloworld pair, all
-//! as processes; ours against SPIRE and spiffe-helper; and the public conformance suite's catalogue, replayed. Builds our
-//! binaries and installs what is missing by package name.
+//! What foreign programs make of ours: go-spiffe, py-spiffe, OpenSSL, curl, nginx, zlint, pkilint and SoftHSM against
+//! `spiffe up`, `spiffe ca` and the examples, all as processes; ours against SPIRE and spiffe-helper; and the public
+//! conformance suite's catalogue, replayed. Builds our binaries and installs what is missing by package name.
 //!
 //! `cargo run --manifest-path interop/Cargo.toml -- [--list] [CASE | GROUP...]`: a line for each case, then the counts. Exit status 0
 //! when nothing failed, 1 when something did or, with `CI=true`, was skipped, 2 for an unknown case.
 
 mod conformance;
+mod crash;
 mod curl;
 mod go;
+mod judges;
 mod lab;
+mod nginx;
 mod openssl;
 mod oracles;
 mod ours;
 mod outcome;
 mod process;
 mod python;
+mod softhsm;
 mod spire;
 mod tls;
 mod world;
@@ -35,6 +39,8 @@ type AnyCheck = Box<dyn Fn(&Lab) -> Result<(), Trouble>>;
 /// One check, by the name it is asked for on the command line: its own, or that of its group before a `/`.
 struct Case {
     name: String,
+    /// Only run when it is named.
+    long: bool,
     run: AnyCheck,
 }
 
@@ -42,7 +48,15 @@ impl Case {
     fn new(name: impl Into<String>, run: impl Fn(&Lab) -> Result<(), Trouble> + 'static) -> Self {
         Self {
             name: name.into(),
+            long: false,
             run: Box::new(run),
+        }
+    }
+
+    fn long(name: &str, run: Check) -> Self {
+        Self {
+            long: true,
+            ..Self::new(name, run)
         }
     }
 
@@ -62,10 +76,16 @@ fn main() -> ExitCode {
         curl::CASES,
         spire::CASES,
         tls::CASES,
+        judges::CASES,
+        nginx::CASES,
+        softhsm::CASES,
+        crash::CASES,
     ];
+    let long = [judges::LONG, crash::LONG].into_iter().flatten();
     let fixed = fixed.into_iter().flatten();
     let all: Vec<Case> = fixed
         .map(|(name, check)| Case::new(*name, *check))
+        .chain(long.map(|(name, check)| Case::long(*name, *check)))
         .chain(conformance::cases())
         .collect();
     if arguments == ["--list"] {
@@ -88,7 +108,8 @@ fn main() -> ExitCode {
     };
     let mut tally = Tally::default();
     for case in all {
-        if !arguments.is_empty() && !arguments.iter().any(|name| case.is_called(name)) {
+        let named = arguments.iter().any(|name| case.is_called(name));
+        if !(named || arguments.is_empty() && !case.long) {
             continue;
         }
         let start = Instant::now();

@@ -24,11 +24,7 @@ fn strict_rules_hold_for_what_we_issue(lab: &Lab) -> Result<(), Trouble> {
     World::with(lab, &entries, |world| {
         go::write_files(lab, world, world.folder())?;
         let svid = world.folder().join("svid.pem");
-        for purpose in ["sslserver", "sslclient"] {
-            verify(&openssl, purpose, &world.folder().join("bundle.pem"), &svid)?
-                .expect_success()?
-                .expect_line(&format!("{}: OK", svid.display()))?;
-        }
+        verify_strictly(&world.folder().join("bundle.pem"), &svid)?;
         let mut show = Command::new(&openssl);
         show.args(["x509", "-noout", "-ext", "subjectAltName", "-in"])
             .arg(&svid);
@@ -119,6 +115,21 @@ fn expect_server_leaf(openssl: &Path, folder: &Path, shown: &Finished) -> Result
     Ok(())
 }
 
+/// What we issued, under OpenSSL's strictest rules, for both roles.
+///
+/// # Errors
+///
+/// When it is not accepted.
+pub(crate) fn verify_strictly(bundle: &Path, svid: &Path) -> Result<(), Trouble> {
+    let openssl = openssl()?;
+    for purpose in ["sslserver", "sslclient"] {
+        verify(&openssl, purpose, bundle, svid)?
+            .expect_success()?
+            .expect_line(&format!("{}: OK", svid.display()))?;
+    }
+    Ok(())
+}
+
 fn verify(openssl: &Path, purpose: &str, bundle: &Path, svid: &Path) -> Result<Finished, Trouble> {
     let mut command = Command::new(openssl);
     command
@@ -153,6 +164,11 @@ fn s_client(openssl: &Path, version: &str, address: &str, folder: &Path) -> Comm
     command
 }
 
-fn openssl() -> Result<PathBuf, Trouble> {
+/// The program itself.
+///
+/// # Errors
+///
+/// When it is missing and stays so.
+pub(crate) fn openssl() -> Result<PathBuf, Trouble> {
     program("openssl", "openssl")
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The binaries that the checks run, as `cargo build` names them.
-pub(crate) const PROGRAMS: [&str; 5] = [UP, SERVER, CLIENT, HARNESS, ACCEPTOR];
+pub(crate) const PROGRAMS: [&str; 6] = [UP, SERVER, CLIENT, HARNESS, ACCEPTOR, NESTED];
 
 /// Says that a server takes connections; the address follows.
 const LISTENING: &str = "listening on ";
@@ -14,6 +14,7 @@ const UP: &str = "spiffe";
 const SERVER: &str = "helloworld_server";
 const CLIENT: &str = "helloworld_client";
 const ACCEPTOR: &str = "rotating_acceptor";
+const NESTED: &str = "nested_authorities";
 const HARNESS: &str = "conformance_harness";
 
 /// Our programs in the folder that they were built into.
@@ -31,6 +32,28 @@ impl Ours {
             .arg(socket);
         for entry in entries {
             command.arg("--entry").arg(entry.text());
+        }
+        command
+    }
+
+    /// A verb of the CA whose state is in this directory.
+    pub(crate) fn ca(&self, state: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.folder.join(UP));
+        command
+            .arg("ca")
+            .args(arguments)
+            .env("SPIFFE_CA_STATE", state);
+        command
+    }
+
+    /// Writes a chain of authorities and an SVID below them to `folder`.
+    pub(crate) fn nested(&self, folder: &Path, key: &str, depth: u8, confined: bool) -> Command {
+        let mut command = Command::new(self.folder.join(NESTED));
+        command
+            .args(["--key-type", key, "--depth", &depth.to_string(), "--out"])
+            .arg(folder);
+        if confined {
+            command.arg("--confined");
         }
         command
     }

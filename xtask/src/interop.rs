@@ -19,8 +19,8 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
 pub(crate) const HELP: &str = "\
 Usage: cargo xtask interop [CASE | GROUP...]
 
-Runs our programs against go-spiffe, py-spiffe, OpenSSL, curl, SPIRE and others, and replays the catalogue of the public
-conformance suite (group `conformance`; on go-spiffe `conformance-go`). All cases run unless some are named; --list shows
+Runs our programs against go-spiffe, py-spiffe, OpenSSL, curl, nginx, SPIRE and others, and replays the catalogue of the public
+conformance suite (group `conformance`; on go-spiffe `conformance-go`). All but the long cases run unless some are named; --list shows
 them. What is missing is installed by package name where possible; SPIRE is built from its Go module, which takes some ten
 minutes and 5 GB once. A case whose program is missing is skipped with the reason; with CI=true in the environment a skip
 fails.

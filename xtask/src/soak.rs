@@ -95,6 +95,18 @@ const SOAKS: &[Soak] = &[
         cargo: &["xtask", "bench"],
         environment: &[],
     },
+    Soak {
+        name: "crash",
+        shows: "the CA killed at every system call that writes, and started again",
+        cargo: &["xtask", "interop", "ca-killed-everywhere"],
+        environment: &[],
+    },
+    Soak {
+        name: "judges",
+        shows: "what is issued judged by others: all keys, depths 1 to 4, confined and not",
+        cargo: &["xtask", "interop", "judges-everything"],
+        environment: &[],
+    },
 ];
 
 pub(crate) const HELP: &str = "\
