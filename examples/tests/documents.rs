@@ -89,6 +89,8 @@ fn the_page_of_limits_has_the_values_of_the_constants() {
         spiffe_tls::MAX_REMEMBERED_CHAINS, "verified chains that a configuration remembers";
         spiffe_tls::MAX_DESTINATIONS, "destinations of which a connector keeps sessions";
         spiffe_tls::MAX_SESSIONS_PER_DESTINATION, "sessions kept for one destination";
+        spiffe_tls::reqwest::MAX_CLIENTS, "destinations of which a reqwest client keeps connections";
+        spiffe_tls::reqwest::MAX_LEASES, "servers on which one reqwest client keeps leases";
         spiffe_tls::hyper::MAX_POOLS, "destinations of which an HTTP client keeps connections";
         spiffe_workload_client::endpoint::MAX_SOCKET_PATH_BYTES, "bytes of a socket's path";
         spiffe_workload_client::client::DEFAULT_MAX_MESSAGE_BYTES, "bytes of a message from the Workload API";

@@ -187,6 +187,22 @@ impl Mtls {
     pub fn client_config(self) -> Result<Arc<ClientConfig>, ConfigError> {
         self.client_config_of(Own::Svid)
     }
+
+    /// A plain configuration, and what is needed to keep leases on the connections that others make of it.
+    #[cfg(feature = "quinn")]
+    pub(crate) fn bare_server(self) -> Result<(End, Arc<ServerConfig>), ConfigError> {
+        let own = Own::Svid(self.own);
+        let judging = Judging::new(self.settings, own, self.peer, PeerRole::Client)?;
+        Ok((judging.end(), judging.server(false)?))
+    }
+
+    /// The same for the client's side.
+    #[cfg(any(feature = "quinn", feature = "reqwest"))]
+    pub(crate) fn bare_client(self) -> Result<(End, Arc<ClientConfig>), ConfigError> {
+        let own = Own::Svid(self.own);
+        let judging = Judging::new(self.settings, own, self.peer, PeerRole::Server)?;
+        Ok((judging.end(), judging.client(false, None)?))
+    }
 }
 
 impl TlsClient {

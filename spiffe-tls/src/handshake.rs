@@ -213,7 +213,7 @@ impl End {
     }
 
     /// The own identity that can be presented now, the first of them if there are several; none where none is shown.
-    fn identity(&self) -> Result<Option<Arc<Identity>>, HandshakeError> {
+    pub(crate) fn identity(&self) -> Result<Option<Arc<Identity>>, HandshakeError> {
         if !self.shows_svid {
             return Ok(None);
         }
@@ -301,6 +301,6 @@ impl End {
     }
 }
 
-fn unproven() -> HandshakeError {
+pub(crate) fn unproven() -> HandshakeError {
     HandshakeError::Tls(rustls::Error::NoCertificatesPresented)
 }

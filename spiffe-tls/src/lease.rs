@@ -332,14 +332,15 @@ impl Lease {
 }
 
 /// What adapters ask. Where ends are only reported, nothing of it ever happens.
-#[cfg(feature = "hyper")]
 impl Lease {
     /// Whether the connection has to be wound up.
+    #[cfg(any(feature = "hyper", feature = "quinn", feature = "reqwest"))]
     pub(crate) fn is_winding_up(&self) -> bool {
         self.inner.phase() >= DRAINS
     }
 
     /// Resolves when the connection has to be wound up.
+    #[cfg(any(feature = "hyper", feature = "quinn"))]
     pub(crate) async fn winds_up(&self) {
         loop {
             let notified = self.inner.over.notified();
@@ -351,9 +352,42 @@ impl Lease {
     }
 
     /// The clock that the lease goes by.
+    #[cfg(feature = "hyper")]
     pub(crate) fn clock(&self) -> &Arc<dyn spiffe_core::Clock> {
         &self.inner.keeper.judge.clock
     }
+
+    /// Looks after a connection that is no `TlsStream`, which would do so by itself: judges it again by `chain`, what the
+    /// peer has shown, whenever that is due, and resolves at the next turn after `seen`.
+    #[cfg(any(feature = "quinn", feature = "reqwest"))]
+    pub(crate) async fn turn(
+        &self,
+        seen: Turn,
+        chain: impl Fn() -> Option<Vec<CertificateDer<'static>>>,
+    ) -> Turn {
+        loop {
+            let notified = self.inner.over.notified();
+            match self.inner.gate() {
+                Gate::JudgeAgain => {
+                    self.inner.judge_again(chain().as_deref());
+                    continue;
+                }
+                Gate::Shut => return Turn::Cut,
+                Gate::Open if seen == Turn::Stands && self.is_winding_up() => return Turn::WindsUp,
+                Gate::Open => {}
+            }
+            notified.await;
+        }
+    }
+}
+
+/// How far a lease has come.
+#[cfg(any(feature = "quinn", feature = "reqwest"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    Stands,
+    WindsUp,
+    Cut,
 }
 
 impl fmt::Debug for Lease {

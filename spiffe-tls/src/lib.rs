@@ -34,6 +34,8 @@
 //! - `hyper`: the module `hyper`, HTTP/1.1 and HTTP/2 servers and clients.
 //! - `axum`: the module `axum`, the peer as an extractor; with `hyper`.
 //! - `tonic`: the module `tonic`, gRPC channels and services; with `hyper`.
+//! - `reqwest`: the module `reqwest`, HTTP clients; brings `rustls-platform-verifier`, which is not used.
+//! - `quinn`: the module `quinn`, QUIC; brings AWS-LC.
 //! - `bearer`: the module `bearer`, JWT-SVIDs as bearer tokens of HTTP requests.
 #![forbid(unsafe_code)]
 
@@ -45,7 +47,7 @@ pub mod bearer;
 mod config;
 mod digest;
 mod error;
-#[cfg(feature = "hyper")]
+#[cfg(any(feature = "hyper", feature = "reqwest"))]
 mod generation;
 mod handshake;
 #[cfg(feature = "hyper")]
@@ -58,6 +60,10 @@ mod material;
 pub mod modes;
 mod namespace;
 mod peer;
+#[cfg(feature = "quinn")]
+pub mod quinn;
+#[cfg(feature = "reqwest")]
+pub mod reqwest;
 mod resolver;
 mod scene;
 mod sessions;

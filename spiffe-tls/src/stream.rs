@@ -31,7 +31,7 @@ pub struct TlsStream<IO> {
 
 /// Ends the keeping of a lease with its connection, however many handles to the lease are left.
 #[derive(Debug)]
-struct Guard(crate::lease::Lease);
+pub(crate) struct Guard(pub(crate) crate::lease::Lease);
 
 impl Drop for Guard {
     fn drop(&mut self) {

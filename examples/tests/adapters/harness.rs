@@ -80,7 +80,7 @@ enum Loss {
     ClientsPolicy,
 }
 
-struct World {
+pub struct World {
     clock: HandClock,
     /// The authorities that sign, by trust domain: the server's, the client's.
     domains: [Domain; 2],
@@ -90,7 +90,7 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let domains = [Domain::new("east"), Domain::new("west")];
         let svids = [svid(&domains[0], 0), svid(&domains[1], 1)];
         let world = Self {
@@ -105,7 +105,7 @@ impl World {
         world
     }
 
-    fn mtls(&self, side: usize) -> Mtls {
+    pub fn mtls(&self, side: usize) -> Mtls {
         Mtls::new(&self.sources[side], self.terms[side].clone())
             .clock(Arc::new(self.clock.clone()))
             .lease_rules(LeaseRules::drain(SPREAD, GRACE))

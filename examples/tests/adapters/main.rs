@@ -11,3 +11,5 @@ mod bearer;
 mod grpc;
 mod harness;
 mod http;
+mod quic;
+mod reqwest;

@@ -1,0 +1,448 @@
+//! QUIC with SPIFFE mutual TLS, by quinn: feature `quinn`.
+//!
+//! [`Acceptor`] and [`Connector`] perform handshakes on quinn's endpoints, which the caller opens, and hand out a
+//! [`Connection`] that knows its [`Peer`]. TLS 1.3 only, and each handshake is a full one: QUIC resumes sessions before
+//! anybody could judge their peer, so resumption and 0-RTT are off. This feature brings AWS-LC, for quinn's own
+//! packets.
+//!
+//! # How a connection ends
+//!
+//! When its lease is over ([`Lease::over`](crate::Lease::over)), streams stop: opening and accepting fail with
+//! [`StreamError::LeaseOver`], and streams that the peer still opens are reset with the code
+//! [`LEASE_OVER`]. What is under way goes on for the grace; then the connection is closed with that code. Each connection
+//! has a task of its own that sees to this, also when its handles are dropped: close what is no longer needed, or it
+//! lives until quinn's idle timeout.
+//!
+//! ```no_run
+//! use spiffe_tls::quinn::{Acceptor, Connector, quinn};
+//! use spiffe_tls::{Mtls, Policy, Publisher};
+//!
+//! # async fn example(source: Publisher) -> Result<(), Box<dyn std::error::Error>> {
+//! let policy: Policy = "domain:example.org".parse()?;
+//! let acceptor = Acceptor::new(Mtls::new(&source, policy.clone()).alpn([b"hello"]))?;
+//! let endpoint = quinn::Endpoint::server(acceptor.server_config(), "[::]:4433".parse()?)?;
+//! let connector = Connector::new(Mtls::new(&source, policy).alpn([b"hello"]))?;
+//! let near = connector.connect(&endpoint, "[::1]:4433".parse()?).await?;
+//! let (mut send, mut receive) = near.open_bi().await?;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
+
+use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
+use quinn::{ConnectionError, RecvStream, SendStream, TransportConfig, VarInt};
+use rustls::client::ResolvesClientCert;
+use rustls::pki_types::CertificateDer;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    AlertDescription, ClientConfig, HandshakeKind, ProtocolVersion, ServerConfig, SignatureScheme,
+};
+use spiffe_core::svid::X509Chain;
+
+pub use quinn;
+
+use crate::config::{ConfigError, Mtls};
+use crate::error::{HandshakeError, LeaseOver, PeerRefused};
+use crate::handshake::{End, unproven};
+use crate::lease::{Granted, Lease, LeaseEnd, Turn};
+use crate::peer::Peer;
+use crate::stream::Guard;
+
+/// The application code that streams are reset and connections closed with when a lease is over: `SP` in ASCII.
+pub const LEASE_OVER: VarInt = VarInt::from_u32(0x5350);
+
+/// What a server is told by who dials: the name is neither sent nor compared.
+const NAME: &str = "spiffe.invalid";
+
+/// The server's side; clones share everything.
+#[derive(Clone)]
+pub struct Acceptor {
+    end: End,
+    tls: Arc<ServerConfig>,
+    quic: quinn::ServerConfig,
+}
+
+impl Acceptor {
+    /// An acceptor of this configuration, which must name an application protocol (`Mtls::alpn`) that clients offer.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`].
+    pub fn new(mtls: Mtls) -> Result<Self, ConfigError> {
+        let (end, tls) = mtls.versions(&[&rustls::version::TLS13]).bare_server()?;
+        let crypto = QuicServerConfig::try_from(tls.clone()).map_err(no_suite)?;
+        Ok(Self {
+            end,
+            tls,
+            quic: quinn::ServerConfig::with_crypto(Arc::new(crypto)),
+        })
+    }
+
+    /// Uses these transport parameters.
+    #[must_use]
+    pub fn transport(mut self, transport: Arc<TransportConfig>) -> Self {
+        self.quic.transport_config(transport);
+        self
+    }
+
+    /// What to open the endpoint with. A connection that is accepted by quinn alone has no lease.
+    pub fn server_config(&self) -> quinn::ServerConfig {
+        self.quic.clone()
+    }
+
+    /// Performs the server's handshake.
+    ///
+    /// # Errors
+    ///
+    /// [`HandshakeError`]; a peer that is refused gets the alert that fits.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the connection.
+    pub async fn accept(&self, incoming: quinn::Incoming) -> Result<Connection, HandshakeError> {
+        let shown: Arc<OnceLock<_>> = Arc::default();
+        let mut tls = ServerConfig::clone(&self.tls);
+        tls.cert_resolver = Arc::new(Recording {
+            inner: tls.cert_resolver.clone(),
+            shown: shown.clone(),
+        });
+        let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other);
+        let mut quic = self.quic.clone();
+        quic.crypto = Arc::new(crypto.map_err(HandshakeError::Io)?);
+        let connecting = incoming.accept_with(Arc::new(quic)).map_err(sorted)?;
+        finish(&self.end, connecting, &shown).await
+    }
+
+    /// How many connections of this acceptor are open.
+    pub fn open_connections(&self) -> usize {
+        self.end.keeper.len()
+    }
+}
+
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acceptor")
+            .field("end", &self.end)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The client's side; clones share everything.
+#[derive(Clone)]
+pub struct Connector {
+    end: End,
+    tls: Arc<ClientConfig>,
+    transport: Arc<TransportConfig>,
+}
+
+impl Connector {
+    /// A connector of this configuration, which must name an application protocol (`Mtls::alpn`) that servers know.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`].
+    pub fn new(mtls: Mtls) -> Result<Self, ConfigError> {
+        let (end, tls) = mtls.versions(&[&rustls::version::TLS13]).bare_client()?;
+        QuicClientConfig::try_from(tls.clone()).map_err(no_suite)?;
+        Ok(Self {
+            end,
+            tls,
+            transport: Arc::default(),
+        })
+    }
+
+    /// Uses these transport parameters.
+    #[must_use]
+    pub fn transport(mut self, transport: Arc<TransportConfig>) -> Self {
+        self.transport = transport;
+        self
+    }
+
+    /// Dials `address` from `endpoint`, and performs the client's handshake.
+    ///
+    /// Success means that the server is verified. Whether the server accepted this side shows when a stream is used.
+    ///
+    /// # Errors
+    ///
+    /// [`HandshakeError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the connection.
+    pub async fn connect(
+        &self,
+        endpoint: &quinn::Endpoint,
+        address: SocketAddr,
+    ) -> Result<Connection, HandshakeError> {
+        // A client without a certificate would be told by the server; it is told here, by name.
+        self.end.identity()?;
+        let shown: Arc<OnceLock<_>> = Arc::default();
+        let mut tls = ClientConfig::clone(&self.tls);
+        tls.client_auth_cert_resolver = Arc::new(Recording {
+            inner: tls.client_auth_cert_resolver.clone(),
+            shown: shown.clone(),
+        });
+        let crypto = QuicClientConfig::try_from(tls).map_err(io::Error::other);
+        let mut quic = quinn::ClientConfig::new(Arc::new(crypto.map_err(HandshakeError::Io)?));
+        quic.transport_config(self.transport.clone());
+        let connecting = endpoint
+            .connect_with(quic, address, NAME)
+            .map_err(|error| HandshakeError::Io(io::Error::other(error)))?;
+        finish(&self.end, connecting, &shown).await
+    }
+
+    /// How many connections of this connector are open.
+    pub fn open_connections(&self) -> usize {
+        self.end.keeper.len()
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector")
+            .field("end", &self.end)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Waits for the handshake, judges the peer again, and grants the lease.
+async fn finish(
+    end: &End,
+    connecting: quinn::Connecting,
+    shown: &OnceLock<Arc<CertifiedKey>>,
+) -> Result<Connection, HandshakeError> {
+    let clock = &end.keeper.judge.clock;
+    let until = clock.monotonic().saturating_add(end.timeout);
+    let quic = tokio::select! {
+        connected = connecting => connected.map_err(sorted)?,
+        () = clock.sleep_until(until) => {
+            return Err(HandshakeError::TimedOut { after: end.timeout });
+        }
+    };
+    let chain = chain(&quic).ok_or_else(unproven)?;
+    let (end_entity, intermediates) = chain.split_first().ok_or_else(unproven)?;
+    let judged = end
+        .keeper
+        .judge
+        .judge(end_entity, intermediates)
+        .map_err(|refusal| {
+            quic.close(LEASE_OVER, b"");
+            HandshakeError::Refused(refusal)
+        })?;
+    let revision = judged.revision;
+    let own = shown.get().map(|key| own(key)).transpose()?;
+    let granted = Granted {
+        judged,
+        own,
+        until: None,
+    };
+    let lease = end
+        .keeper
+        .grant(granted)
+        .map_err(|error| HandshakeError::Io(io::Error::other(error)))?;
+    tokio::spawn(look_after(quic.clone(), lease.clone()));
+    Ok(Connection {
+        quic,
+        peer: Peer {
+            lease,
+            revision,
+            version: ProtocolVersion::TLSv1_3,
+            group: None,
+            kind: HandshakeKind::Full,
+        },
+    })
+}
+
+/// What the peer has shown.
+fn chain(quic: &quinn::Connection) -> Option<Vec<CertificateDer<'static>>> {
+    Some(*quic.peer_identity()?.downcast().ok()?)
+}
+
+/// Who this side is by what it has shown, and until when.
+fn own(
+    key: &CertifiedKey,
+) -> Result<(spiffe_core::SpiffeId, spiffe_core::Timestamp), HandshakeError> {
+    let chain = X509Chain::new(key.cert.clone()).map_err(io::Error::other);
+    let chain = chain.map_err(HandshakeError::Io)?;
+    Ok((chain.id().clone(), chain.not_after()))
+}
+
+/// Does for a connection what a `TlsStream` does by itself: judges again when that is due, and ends it in two steps.
+async fn look_after(quic: quinn::Connection, lease: Lease) {
+    let lease = Guard(lease);
+    let mut turn = Turn::Stands;
+    loop {
+        tokio::select! {
+            next = lease.0.turn(turn, || chain(&quic)) => {
+                turn = next;
+                if turn == Turn::Cut {
+                    quic.close(LEASE_OVER, b"the lease is over");
+                    return;
+                }
+                // No further credit for streams; what the peer has left of it is refused below.
+                quic.set_max_concurrent_bi_streams(VarInt::from_u32(0));
+                quic.set_max_concurrent_uni_streams(VarInt::from_u32(0));
+            }
+            _ = quic.closed() => return,
+            Ok((mut send, mut receive)) = quic.accept_bi(), if turn == Turn::WindsUp => {
+                let _ = send.reset(LEASE_OVER);
+                let _ = receive.stop(LEASE_OVER);
+            }
+            Ok(mut receive) = quic.accept_uni(), if turn == Turn::WindsUp => {
+                let _ = receive.stop(LEASE_OVER);
+            }
+        }
+    }
+}
+
+/// A QUIC connection that knows its peer, and that ends when its lease does; clones are handles to the same one.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    quic: quinn::Connection,
+    peer: Peer,
+}
+
+impl Connection {
+    /// Who is at the other end. quinn does not tell the key exchange group.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// quinn's own handle, for datagrams, statistics and closing. Streams that are opened or accepted by it are not
+    /// stopped when the lease is over, but end with the connection.
+    pub fn quic(&self) -> &quinn::Connection {
+        &self.quic
+    }
+
+    /// Opens a stream in both directions.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError`].
+    pub async fn open_bi(&self) -> Result<(SendStream, RecvStream), StreamError> {
+        self.unless_over(self.quic.open_bi()).await
+    }
+
+    /// Opens a stream to the peer.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError`].
+    pub async fn open_uni(&self) -> Result<SendStream, StreamError> {
+        self.unless_over(self.quic.open_uni()).await
+    }
+
+    /// The next stream in both directions that the peer opens.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses no stream.
+    pub async fn accept_bi(&self) -> Result<(SendStream, RecvStream), StreamError> {
+        self.unless_over(self.quic.accept_bi()).await
+    }
+
+    /// The next stream that the peer opens to this side.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses no stream.
+    pub async fn accept_uni(&self) -> Result<RecvStream, StreamError> {
+        self.unless_over(self.quic.accept_uni()).await
+    }
+
+    async fn unless_over<T>(
+        &self,
+        stream: impl Future<Output = Result<T, ConnectionError>>,
+    ) -> Result<T, StreamError> {
+        let lease = self.peer.lease();
+        let stream = pin!(stream);
+        tokio::select! {
+            biased;
+            () = lease.winds_up() => Err(StreamError::LeaseOver(LeaseOver {
+                end: lease.end().unwrap_or(LeaseEnd::NotJudged),
+            })),
+            stream = stream => Ok(stream?),
+        }
+    }
+}
+
+/// Why there is no stream.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// The lease is over: dial again.
+    #[error("no stream is begun on this connection: {0}")]
+    LeaseOver(#[source] LeaseOver),
+    /// The connection is gone.
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+}
+
+/// Remembers what was shown in one handshake.
+#[derive(Debug)]
+struct Recording<R: ?Sized> {
+    shown: Arc<OnceLock<Arc<CertifiedKey>>>,
+    inner: Arc<R>,
+}
+
+impl<R: ?Sized> Recording<R> {
+    fn note(&self, key: Option<Arc<CertifiedKey>>) -> Option<Arc<CertifiedKey>> {
+        let key = key?;
+        let _ = self.shown.set(key.clone());
+        Some(key)
+    }
+}
+
+impl ResolvesServerCert for Recording<dyn ResolvesServerCert> {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.note(self.inner.resolve(hello))
+    }
+}
+
+impl ResolvesClientCert for Recording<dyn ResolvesClientCert> {
+    fn resolve(
+        &self,
+        authorities: &[&[u8]],
+        schemes: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
+        self.note(self.inner.resolve(authorities, schemes))
+    }
+
+    fn has_certs(&self) -> bool {
+        self.inner.has_certs()
+    }
+}
+
+fn no_suite(_: NoInitialCipherSuite) -> ConfigError {
+    ConfigError::Provider(rustls::Error::General(
+        "QUIC needs the cipher suite TLS13_AES_128_GCM_SHA256".into(),
+    ))
+}
+
+/// Sorts what quinn says of a handshake. RFC 9001 §4.8: alerts are error codes from 0x100 on.
+fn sorted(error: ConnectionError) -> HandshakeError {
+    if let ConnectionError::ConnectionClosed(close) = &error
+        && let code @ 0x100..=0x1ff = u64::from(close.error_code)
+        && let Ok(alert) = u8::try_from(code - 0x100)
+    {
+        return HandshakeError::PeerRefused(PeerRefused {
+            alert: AlertDescription::from(alert),
+        });
+    }
+    HandshakeError::Io(io::Error::from(error))
+}
