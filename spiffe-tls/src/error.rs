@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustls::AlertDescription;
 use rustls::pki_types::CertificateDer;
 use spiffe_core::snapshot::Snapshot;
-use spiffe_core::verify::X509Error;
+use spiffe_core::verify::{PeerRole, X509Error};
 use spiffe_core::{Denied, Explanation, PeerFacts, Rule, SpiffeId, Timestamp};
 
 use crate::judge::Judge;
@@ -104,6 +104,9 @@ pub enum RefusalReason {
 }
 
 /// A peer that this side refused; the whole reasoning is computed when asked for.
+///
+/// It is logged once, through `tracing` at the level INFO with the fields `rule`, `section`, `revision` and `role`: also by
+/// plain rustls configurations, whose own error tells no more than the peer learns by its alert.
 #[derive(Debug)]
 pub struct Refusal {
     reason: RefusalReason,
@@ -157,6 +160,21 @@ impl Refusal {
     /// The chain that the peer presented, leaf first.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.chain
+    }
+
+    /// Logs the refusal: once, where the handshake ends by it. At the level INFO, since any stranger can cause it.
+    pub(crate) fn log(&self) {
+        tracing::info!(
+            rule = self.rule().code(),
+            section = self.rule().section(),
+            revision = %self.snapshot.revision(),
+            role = %match self.judge.role {
+                PeerRole::Client => "client",
+                PeerRole::Server => "server",
+                _ => "peer",
+            },
+            "{self}"
+        );
     }
 
     /// Every rule that was tried, judged again under the same revision and time.

@@ -297,6 +297,7 @@ impl End {
         self.keeper
             .judge
             .judge(end_entity, intermediates)
+            .inspect_err(|refusal| refusal.log())
             .map_err(HandshakeError::Refused)
     }
 }

@@ -34,9 +34,11 @@ impl PeerVerifier {
         let verdict = self.judge.judge(end_entity, intermediates);
         let answer = match &verdict {
             Ok(_) => Ok(()),
-            Err(refusal) => Err(rustls::Error::InvalidCertificate(alert_for(
-                refusal.reason(),
-            ))),
+            Err(refusal) => {
+                refusal.log();
+                let told = alert_for(refusal.reason());
+                Err(rustls::Error::InvalidCertificate(told))
+            }
         };
         if self.is_ours {
             scene::with(|scene| scene.verdict = Some(verdict));
@@ -79,8 +81,8 @@ fn alert_for(reason: &RefusalReason) -> CertificateError {
         RefusalReason::NotVerified(error) => match error {
             X509Error::Expired { .. } => CertificateError::Expired,
             X509Error::NotYetValid { .. } => CertificateError::NotValidYet,
-            X509Error::Certificate(_) => CertificateError::BadEncoding,
-            X509Error::BadSignature => CertificateError::BadSignature,
+            // RFC 8446 §6.2: bad_certificate also stands for a signature that is wrong.
+            X509Error::Certificate(_) | X509Error::BadSignature => CertificateError::BadEncoding,
             X509Error::ExtendedKeyUsage | X509Error::IssuerExtendedKeyUsage => {
                 CertificateError::InvalidPurpose
             }

@@ -6,14 +6,13 @@ mod support;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::ServerName;
 use rustls::sign::{Signer, SigningKey};
 use rustls::version::{TLS12, TLS13};
 use rustls::{
-    AlertDescription, ClientConfig, DigitallySignedStruct, DistinguishedName, NamedGroup,
-    RootCertStore, SignatureAlgorithm, SignatureScheme, SupportedProtocolVersion,
+    AlertDescription, ClientConfig, DistinguishedName, NamedGroup, RootCertStore,
+    SignatureAlgorithm, SignatureScheme, SupportedProtocolVersion,
 };
 use spiffe_tls::spiffe_core::crypto::aws_lc_rs;
 use spiffe_tls::spiffe_core::key::SvidKey;
@@ -192,50 +191,6 @@ async fn a_client_picks_too_and_never_goes_on_as_nobody() {
     }
 }
 
-/// Says which authorities it knows, and believes everybody: only what the server chooses is looked at.
-#[derive(Debug)]
-struct Hints(Vec<DistinguishedName>);
-
-impl ServerCertVerifier for Hints {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        let algorithms = default_provider().signature_verification_algorithms;
-        algorithms.supported_schemes()
-    }
-
-    fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
-        Some(&self.0)
-    }
-}
-
 fn names(of: &[&Domain]) -> Vec<DistinguishedName> {
     let mut roots = RootCertStore::empty();
     for domain in of {
@@ -265,7 +220,7 @@ async fn a_server_picks_by_the_authorities_that_its_client_knows() {
         let hints = names(&known);
         let config = mtls(&client, &clock)
             .danger_adjust_client_config(move |config| {
-                let hints = Arc::new(Hints(hints.clone()));
+                let hints = Arc::new(Credulous(hints.clone()));
                 config.dangerous().set_certificate_verifier(hints);
             })
             .client_config()
@@ -375,7 +330,7 @@ async fn a_connector_hands_out_no_peer_that_its_own_verifier_has_not_seen() {
     let acceptor = mtls(&source, &clock).acceptor().unwrap();
     let connector = mtls(&source, &clock)
         .danger_adjust_client_config(|config| {
-            let credulous = Arc::new(Hints(Vec::new()));
+            let credulous = Arc::new(Credulous(Vec::new()));
             config.dangerous().set_certificate_verifier(credulous);
         })
         .connector()

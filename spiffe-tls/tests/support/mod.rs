@@ -16,7 +16,15 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
-use spiffe_tls::rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
+use spiffe_tls::rustls::client::danger::{
+    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
+};
+use spiffe_tls::rustls::crypto::aws_lc_rs::default_provider;
+use spiffe_tls::rustls::pki_types::{ServerName, UnixTime};
+use spiffe_tls::rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, DistinguishedName as SubjectName, Error,
+    ServerConfig, ServerConnection, SignatureScheme,
+};
 use spiffe_tls::spiffe_core::bundle::X509Authorities;
 use spiffe_tls::spiffe_core::crypto::aws_lc_rs;
 use spiffe_tls::spiffe_core::key::PrivateKey;
@@ -230,5 +238,49 @@ impl AsyncWrite for Tunnel {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+/// A client's verifier that believes everybody and says which authorities it knows.
+#[derive(Debug)]
+pub struct Credulous(pub Vec<SubjectName>);
+
+impl ServerCertVerifier for Credulous {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let algorithms = default_provider().signature_verification_algorithms;
+        algorithms.supported_schemes()
+    }
+
+    fn root_hint_subjects(&self) -> Option<&[SubjectName]> {
+        Some(&self.0)
     }
 }
