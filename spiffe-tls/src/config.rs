@@ -891,12 +891,12 @@ impl TimeProvider for ClockTime {
 }
 
 #[cfg(feature = "aws-lc-rs")]
-fn default_provider() -> Option<Arc<CryptoProvider>> {
+pub(crate) fn default_provider() -> Option<Arc<CryptoProvider>> {
     Some(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
 }
 
 #[cfg(not(feature = "aws-lc-rs"))]
-fn default_provider() -> Option<Arc<CryptoProvider>> {
+pub(crate) fn default_provider() -> Option<Arc<CryptoProvider>> {
     None
 }
 

@@ -164,7 +164,7 @@ impl Connector {
 }
 
 /// rustls wants a name; it is neither sent nor compared.
-fn unused_name() -> ServerName<'static> {
+pub(crate) fn unused_name() -> ServerName<'static> {
     std::net::Ipv4Addr::UNSPECIFIED.into()
 }
 

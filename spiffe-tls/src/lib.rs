@@ -45,6 +45,7 @@ pub mod axum;
 #[cfg(feature = "bearer")]
 pub mod bearer;
 mod config;
+pub mod danger;
 mod digest;
 mod error;
 #[cfg(any(feature = "hyper", feature = "reqwest"))]

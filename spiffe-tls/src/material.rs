@@ -84,7 +84,7 @@ impl Svids {
     }
 
     /// Loads one key; core has matched a local one with the leaf when the SVID was made.
-    fn certified(
+    pub(crate) fn certified(
         &self,
         svid: &Arc<X509Svid>,
         provider: &CryptoProvider,
