@@ -66,7 +66,7 @@ fn webpki(chain: &[CertificateDer<'_>], root: &CertificateDer<'_>) -> Result<(),
     ] {
         leaf.verify_for_usage(
             webpki::ALL_VERIFICATION_ALGS,
-            &[anchor.clone()],
+            std::slice::from_ref(&anchor),
             &chain[1..],
             time,
             usage,
