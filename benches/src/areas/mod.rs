@@ -12,6 +12,7 @@ mod peers;
 #[cfg(feature = "peers")]
 mod peers_tls;
 mod rotation;
+mod source;
 mod svid;
 mod tls;
 mod tls_leases;
@@ -35,6 +36,18 @@ pub(crate) struct Bench {
 
 /// All of them, in the order of the report.
 pub(crate) const BENCHES: &[Bench] = &[
+    Bench {
+        rows: &[source::CURRENT, source::SURVIVES_UNTIL, source::TOKEN],
+        run: source::read,
+    },
+    Bench {
+        rows: &[source::APPLY, source::APPLY_CHANGED],
+        run: source::apply,
+    },
+    Bench {
+        rows: &[source::HEAP, source::GROWTH],
+        run: source::heap,
+    },
     Bench {
         rows: &[id::BORROWED, id::OWNED],
         run: id::parse,
