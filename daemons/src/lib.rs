@@ -3,7 +3,8 @@
 //! - [`local`]: one trust domain in a process, authority and Workload API together. It is what `spiffe up` runs, and
 //!   the only place where the issuing side and the agent meet without a wire between them.
 //! - [`verdict`] and [`batch`]: the library's decisions as data, for people and for pipes.
-//! - [`workload`]: what a workload holds, as data.
+//! - [`workload`]: what a workload holds, as data; [`program`]: a program that finds its SVID in files; [`drill`]: an
+//!   outage rehearsed.
 //!
 //! ```no_run
 //! use spiffe_daemons::local::LocalTrustDomain;
@@ -28,7 +29,9 @@
 
 pub mod batch;
 pub mod ca;
+pub mod drill;
 pub mod local;
+pub mod program;
 pub mod verdict;
 pub mod workload;
 

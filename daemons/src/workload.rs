@@ -1,8 +1,13 @@
 //! What a workload holds, as data.
 
+use std::fmt;
+use std::time::Duration;
+
 use serde::Serialize;
 use spiffe_core::snapshot::Snapshot;
-use spiffe_core::{Bundle, JwtSvid, X509Svid};
+use spiffe_core::{Bundle, JwtSvid, Source, X509Svid};
+use spiffe_workload_client::X509Source;
+use spiffe_workload_client::source::{EndpointState, Readiness};
 
 /// SVIDs and bundles of one revision, without secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -65,8 +70,8 @@ pub struct Token {
     pub token: String,
 }
 
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Token")
             .field("id", &self.id)
             .finish_non_exhaustive()
@@ -127,6 +132,122 @@ impl From<&JwtSvid> for Token {
             audience: token.audience().to_vec(),
             expires_at: token.expires_at().to_string(),
             token: token.secret_token().into(),
+        }
+    }
+}
+
+/// How a source of SVIDs fares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Watched {
+    /// The revision held; 0 before the first update.
+    pub revision: u64,
+    /// What the connection does: connecting, following, waiting or stopped.
+    pub endpoint: &'static str,
+    /// Whether the source is fit to serve: ready, overdue, expired or empty.
+    pub readiness: &'static str,
+    /// Whether the Workload API withdrew what was held.
+    pub withdrawn: bool,
+    /// Until when what is held lasts without another update, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub survives_until: Option<String>,
+    /// What went wrong since the last good update.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What is held.
+    #[serde(flatten)]
+    pub held: Held,
+}
+
+impl From<&X509Source> for Watched {
+    fn from(source: &X509Source) -> Self {
+        let status = source.status();
+        let current = source.current();
+        Self {
+            revision: current.revision().get(),
+            endpoint: match status.endpoint {
+                EndpointState::Connecting => "connecting",
+                EndpointState::Following => "following",
+                EndpointState::Waiting => "waiting",
+                _ => "stopped",
+            },
+            readiness: match status.readiness {
+                Readiness::Empty => "empty",
+                Readiness::Expired { .. } => "expired",
+                Readiness::Overdue { .. } => "overdue",
+                _ => "ready",
+            },
+            withdrawn: status.withdrawn,
+            survives_until: status.survival.map(|survival| survival.until().to_string()),
+            error: status.last_error,
+            held: Held::from(&**current.snapshot()),
+        }
+    }
+}
+
+impl fmt::Display for Watched {
+    /// One line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "revision {} {} {}",
+            self.revision, self.endpoint, self.readiness
+        )?;
+        for svid in &self.held.svids {
+            write!(
+                f,
+                "; {} until {} serial {}",
+                svid.id, svid.not_after, svid.serial
+            )?;
+        }
+        for bundle in &self.held.bundles {
+            write!(
+                f,
+                "; bundle of {} with {}",
+                bundle.trust_domain, bundle.x509_authorities
+            )?;
+        }
+        if self.withdrawn {
+            f.write_str("; withdrawn")?;
+        }
+        if let Some(until) = &self.survives_until {
+            write!(f, "; survives until {until}")?;
+        }
+        match &self.error {
+            Some(error) => write!(f, "; {error}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A span in words of at most two units, such as `59m 12s`.
+pub fn span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
+    let (minutes, seconds) = (seconds / 60 % 60, seconds % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m {seconds}s"),
+        (0, _, _) => format!("{hours}h {minutes}m"),
+        _ => format!("{days}d {hours}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_have_two_units() {
+        for (seconds, text) in [
+            (0, "0s"),
+            (59, "59s"),
+            (61, "1m 1s"),
+            (3600, "1h 0m"),
+            (86_399, "23h 59m"),
+            (90_000, "1d 1h"),
+        ] {
+            assert_eq!(span(Duration::from_secs(seconds)), text);
         }
     }
 }

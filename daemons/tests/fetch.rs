@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 /// A trust domain, and a directory to deliver into.
 struct World {
-    _up: Up,
+    up: Option<Up>,
     place: TempDir,
     socket: String,
 }
@@ -28,7 +28,7 @@ impl World {
         let place = tempfile::tempdir().unwrap();
         let socket = place.path().join("s");
         Self {
-            _up: Up::start(&socket, &["--entry", &own_entry("web", more)]),
+            up: Some(Up::start(&socket, &["--entry", &own_entry("web", more)])),
             socket: socket.to_str().unwrap().into(),
             place,
         }
@@ -242,6 +242,26 @@ fn a_workload_api_that_comes_later_is_waited_for() {
     assert_eq!(line["directory"], directory.to_str().unwrap());
     svid(&directory);
     assert_eq!(follow.terminate().code(), Some(0));
+}
+
+#[test]
+fn what_was_withdrawn_while_nobody_looked_is_removed() {
+    let mut w = World::new("");
+    let directory = w.text("svid");
+    w.good(&["--write", &directory]);
+    drop(w.up.take());
+    w.up = Some(Up::start(&w.at("s"), &[]));
+    let follow = w.follow(&["--write", &directory]);
+    follow.line("revision 2 is in");
+    let left = fs::read_dir(w.at("svid")).unwrap();
+    let mut left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, [".delivery", "current"]);
+    let key = Command::new("grep")
+        .args(["-rq", "PRIVATE KEY", &directory])
+        .status()
+        .unwrap();
+    assert_eq!(key.code(), Some(1), "no key is left anywhere below");
 }
 
 #[test]

@@ -141,7 +141,7 @@ impl Arguments {
                 delivered.to_string()
             });
         }
-        super::log_to_stderr();
+        super::log_to_stderr("info");
         let stopped = stopped()?;
         let delivery = self.delivery(directory, false).await?;
         let mut delivery = delivery.start(clock).map_err(Failure::failed)?;

@@ -5,12 +5,15 @@
 mod batch;
 mod bundle;
 mod ca;
+mod drill;
 mod fetch;
 mod id;
 mod input;
 mod jwt;
 mod output;
+mod run;
 mod up;
+mod watch;
 mod why;
 mod x509;
 
@@ -23,7 +26,8 @@ use output::{Failure, Format, Output};
 /// SPIFFE for people: run a trust domain, look at what it issues, verify it, ask why something was refused.
 ///
 /// Every verdict is the library's own: what this tool accepts, a service built on the library accepts, and the other
-/// way round. Only 'up' serves and only 'fetch' asks a Workload API; only 'up', 'ca' and 'fetch --write' write files.
+/// way round. 'up' serves a Workload API; 'fetch', 'watch', 'run' and 'drill' ask one; only 'up', 'ca', 'run' and
+/// 'fetch --write' write files.
 ///
 /// Exit status: 0 good, 1 judged bad or failed, 2 wrong usage. An error is one line on standard error.
 #[derive(Parser)]
@@ -45,6 +49,11 @@ struct Cli {
 enum Verb {
     Up(up::Up),
     Fetch(fetch::Arguments),
+    Watch(watch::Arguments),
+    Run(run::Arguments),
+    /// Rehearse what may go wrong
+    #[command(subcommand)]
+    Drill(drill::Verb),
     /// Take SPIFFE IDs apart
     #[command(subcommand)]
     Id(id::Verb),
@@ -72,13 +81,16 @@ fn main() -> ExitCode {
     let output = Output::new(cli.output);
     let done = match cli.verb {
         Verb::Up(up) => {
-            log_to_stderr();
+            log_to_stderr("info");
             up.run().map_err(|error| match error.downcast::<Usage>() {
                 Ok(usage) => Failure::usage(usage),
                 Err(error) => Failure::failed(error),
             })
         }
         Verb::Fetch(arguments) => fetch::run(arguments, &output),
+        Verb::Watch(arguments) => watch::run(&arguments, &output),
+        Verb::Run(arguments) => run::run(&arguments),
+        Verb::Drill(verb) => drill::run(verb, &output),
         Verb::Id(verb) => id::run(verb, &output),
         Verb::X509(verb) => x509::run(verb, &output),
         Verb::Jwt(verb) => jwt::run(verb, &output),
@@ -102,10 +114,10 @@ impl std::fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
-/// Sends the libraries' events to standard error; `RUST_LOG` chooses which.
-fn log_to_stderr() {
+/// Sends the libraries' events to standard error: those that `RUST_LOG` chooses, or from this level on.
+fn log_to_stderr(level: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

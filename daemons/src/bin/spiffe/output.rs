@@ -166,6 +166,14 @@ impl Failure {
         Self::failed("")
     }
 
+    /// A program that was run has ended so, and has said itself what it had to say.
+    pub(crate) fn passed_on(status: u8) -> Self {
+        Self {
+            status,
+            line: String::new(),
+        }
+    }
+
     /// A reader that has seen enough is no failure of ours to talk about.
     pub(crate) fn from_output(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {

@@ -1,0 +1,234 @@
+//! A program that knows nothing of SPIFFE: started once its files are there, and restarted or signalled when they change.
+
+use std::ffi::OsString;
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use spiffe_core::Clock;
+use spiffe_workload_client::delivery::{Delivery, DeliveryError, environment};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+
+/// How long a program that is to be restarted has to end before it is killed.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What happens to a running program when its files change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnRotation {
+    /// Nothing: it looks for itself.
+    Nothing,
+    /// SIGTERM, and a new start once it has ended.
+    Restart,
+    /// This signal.
+    Signal(Signal),
+}
+
+/// A program and how it is run.
+#[derive(Clone, Debug)]
+pub struct Program {
+    program: OsString,
+    arguments: Vec<OsString>,
+    directory: PathBuf,
+    on_rotation: OnRotation,
+    own_group: bool,
+    clock: Arc<dyn Clock>,
+}
+
+/// Why a program could not be run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProgramError {
+    /// Its files could not be delivered.
+    #[error(transparent)]
+    Delivery(#[from] DeliveryError),
+    /// The delivery ended.
+    #[error("the delivery of files ended by itself")]
+    Ended,
+    /// It could not be started or waited for.
+    #[error("cannot run {program:?}: {source}; name a program that exists and may be run")]
+    Run {
+        /// The program.
+        program: OsString,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+impl Program {
+    /// A program whose files are delivered into `directory`.
+    pub fn new(
+        program: impl Into<OsString>,
+        arguments: impl IntoIterator<Item = OsString>,
+        directory: impl Into<PathBuf>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            program: program.into(),
+            arguments: arguments.into_iter().collect(),
+            directory: directory.into(),
+            on_rotation: OnRotation::Restart,
+            own_group: true,
+            clock,
+        }
+    }
+
+    /// What happens when its files change; a restart otherwise.
+    #[must_use]
+    pub fn on_rotation(mut self, on_rotation: OnRotation) -> Self {
+        self.on_rotation = on_rotation;
+        self
+    }
+
+    /// Whether it leads a process group of its own, so that signals reach what it starts as well; it does otherwise. One
+    /// that shares a terminal must not.
+    #[must_use]
+    pub fn own_group(mut self, own_group: bool) -> Self {
+        self.own_group = own_group;
+        self
+    }
+
+    /// Runs the program until it ends by itself, or by a signal that was passed on. It gets the variables of
+    /// [`environment`].
+    ///
+    /// # Errors
+    ///
+    /// [`ProgramError`].
+    pub async fn supervise(
+        &self,
+        delivery: &mut Delivery,
+        signals: &mut mpsc::Receiver<Signal>,
+    ) -> Result<ExitStatus, ProgramError> {
+        let mut revision = self.first_revision(delivery).await?;
+        let mut child = self.start()?;
+        loop {
+            tokio::select! {
+                biased;
+                ended = child.wait() => return ended.map_err(|error| self.failed(error)),
+                Some(signal) = signals.recv() => self.send(&child, signal),
+                status = delivery.changed() => {
+                    let status = status.ok_or(ProgramError::Ended)?;
+                    if status.revision == revision {
+                        continue;
+                    }
+                    revision = status.revision;
+                    match self.on_rotation {
+                        OnRotation::Nothing => {}
+                        OnRotation::Signal(signal) => self.send(&child, signal),
+                        OnRotation::Restart => {
+                            tracing::info!(program = ?self.program, "restarting");
+                            if let Some(ended) = self.stop(&mut child, signals).await? {
+                                return Ok(ended);
+                            }
+                            child = self.start()?;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn first_revision(&self, delivery: &mut Delivery) -> Result<Option<u64>, ProgramError> {
+        let mut status = delivery.status();
+        loop {
+            if let Some(error) = status.last_error {
+                return Err(error.into());
+            }
+            if status.revision.is_some() {
+                return Ok(status.revision);
+            }
+            status = delivery.changed().await.ok_or(ProgramError::Ended)?;
+        }
+    }
+
+    fn start(&self) -> Result<Child, ProgramError> {
+        let mut command = Command::new(&self.program);
+        command
+            .args(&self.arguments)
+            .envs(environment(&self.directory))
+            .kill_on_drop(true);
+        if self.own_group {
+            command.process_group(0);
+        }
+        command.spawn().map_err(|error| self.failed(error))
+    }
+
+    /// Ends the program; its status when somebody else wants its end as well.
+    async fn stop(
+        &self,
+        child: &mut Child,
+        signals: &mut mpsc::Receiver<Signal>,
+    ) -> Result<Option<ExitStatus>, ProgramError> {
+        self.send(child, Signal::SIGTERM);
+        let mut deadline = self
+            .clock
+            .sleep_until(self.clock.monotonic() + STOP_TIMEOUT);
+        let mut is_last = false;
+        loop {
+            tokio::select! {
+                ended = child.wait() => {
+                    let ended = ended.map_err(|error| self.failed(error))?;
+                    return Ok(is_last.then_some(ended));
+                }
+                Some(signal) = signals.recv() => {
+                    is_last |= ENDINGS.contains(&signal);
+                    self.send(child, signal);
+                }
+                () = &mut deadline => {
+                    self.send(child, Signal::SIGKILL);
+                    deadline = Box::pin(std::future::pending());
+                }
+            }
+        }
+    }
+
+    /// Sends a signal to the program, and to its group where it has one. It may have ended this moment.
+    fn send(&self, child: &Child, signal: Signal) {
+        let Some(pid) = child.id().map(|id| Pid::from_raw(id.cast_signed())) else {
+            return;
+        };
+        let sent = if self.own_group {
+            killpg(pid, signal)
+        } else {
+            kill(pid, signal)
+        };
+        if let Err(error) = sent {
+            tracing::debug!(%signal, %error, "a signal was not passed on");
+        }
+    }
+
+    fn failed(&self, source: io::Error) -> ProgramError {
+        ProgramError::Run {
+            program: self.program.clone(),
+            source,
+        }
+    }
+}
+
+/// A directory for this user alone, removed when dropped: in `XDG_RUNTIME_DIR`, which is in memory, or else among temporary
+/// files.
+///
+/// # Errors
+///
+/// What the system says.
+pub fn private_directory(prefix: &str) -> io::Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder
+        .prefix(prefix)
+        .permissions(Permissions::from_mode(0o700));
+    match std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()) {
+        Some(runtime) => builder.tempdir_in(runtime),
+        None => builder.tempdir(),
+    }
+}
+
+/// The signals by which somebody says that it is over.
+const ENDINGS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
