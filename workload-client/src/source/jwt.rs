@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spiffe_core::crypto::CryptoProvider;
-use spiffe_core::snapshot::{Published, Rejection};
+use spiffe_core::snapshot::{Published, Rejection, Revision};
 use spiffe_core::svid::JwtError;
 use spiffe_core::{
     BoxFuture, BundleSet, JwtSvid, JwtVerifier, Publisher, Source, SpiffeId, Timestamp,
@@ -249,7 +249,9 @@ impl Consumer<JwtBundles> for JwtFeed {
 
     fn withdraw(&mut self) -> Result<(), Rejection> {
         self.tokens.forget();
-        if !self.publisher.load().bundles().is_empty() {
+        let current = self.publisher.load();
+        // Also as the first word: what an earlier process has left, on disk say, is withdrawn with it.
+        if current.revision() == Revision::default() || !current.bundles().is_empty() {
             self.publisher.publish([], BundleSet::new())?;
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spiffe_core::crypto::CryptoProvider;
-use spiffe_core::snapshot::{Published, Rejection, SourceError};
+use spiffe_core::snapshot::{Published, Rejection, Revision, SourceError};
 use spiffe_core::verify::{PeerRole, X509Verifier};
 use spiffe_core::{BoxFuture, BundleSet, Publisher, Source, Timestamp, X509Svid};
 use spiffe_proto::workload::X509svidResponse;
@@ -286,9 +286,11 @@ impl Consumer<X509Context> for X509Feed {
 
     fn withdraw(&mut self) -> Result<(), Rejection> {
         let current = self.publisher.load();
-        if current.svids().is_empty() && current.bundles().is_empty() {
+        let is_first = current.revision() == Revision::default();
+        if !is_first && current.svids().is_empty() && current.bundles().is_empty() {
             return Ok(());
         }
+        // Also as the first word: what an earlier process has left, on disk say, is withdrawn with it.
         self.publisher.publish([], BundleSet::new())?;
         Ok(())
     }
