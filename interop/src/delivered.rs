@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::Case;
+use crate::Check;
 use crate::lab::{Lab, program};
 use crate::ours::Entry;
 use crate::outcome::{Trouble, ensure};
 use crate::process::{Finished, Process};
 use crate::world::{ROTATING, SERVER, SERVER_NAME, SOON, World};
 
-pub(crate) const CASES: &[Case] = &[
-    Case::new("delivered-nginx", nginx_is_signalled_and_serves_on),
-    Case::new("delivered-envoy", envoy_sees_the_switch_and_serves_on),
+pub(crate) const CASES: &[(&str, Check)] = &[
+    ("delivered-nginx", nginx_is_signalled_and_serves_on),
+    ("delivered-envoy", envoy_sees_the_switch_and_serves_on),
 ];
 
 fn nginx_is_signalled_and_serves_on(lab: &Lab) -> Result<(), Trouble> {
@@ -36,10 +36,18 @@ fn nginx_is_signalled_and_serves_on(lab: &Lab) -> Result<(), Trouble> {
         let config = folder.join("nginx.conf");
         fs::write(&config, nginx_config(folder, files, port))?;
         let mut command = Command::new(nginx);
-        command.arg("-c").arg(&config).arg("-p").arg(folder).arg("-e").arg("stderr");
+        command
+            .arg("-c")
+            .arg(&config)
+            .arg("-p")
+            .arg(folder)
+            .arg("-e")
+            .arg("stderr");
         let server = Process::spawn("nginx", command)?;
         let address = format!("127.0.0.1:{port}");
-        wait_until("nginx serves", || get(&address, files, true).is_ok_and(is_hello))?;
+        wait_until("nginx serves", || {
+            get(&address, files, true).is_ok_and(is_hello)
+        })?;
         expect_no_answer(&address, files)?;
         rotate_under_load(&address, files)?;
         drop((server, fetch));
@@ -58,8 +66,18 @@ fn envoy_sees_the_switch_and_serves_on(lab: &Lab) -> Result<(), Trouble> {
         fs::write(folder.join("svid.json"), certificate(files).to_string())?;
         fs::write(folder.join("bundle.json"), validation(files).to_string())?;
         let mut command = Command::new(envoy);
-        command.arg("-c").arg(&config).arg("--admin-address-path").arg(&admin);
-        command.args(["--concurrency", "1", "--disable-hot-restart", "-l", "warning"]);
+        command
+            .arg("-c")
+            .arg(&config)
+            .arg("--admin-address-path")
+            .arg(&admin);
+        command.args([
+            "--concurrency",
+            "1",
+            "--disable-hot-restart",
+            "-l",
+            "warning",
+        ]);
         let server = Process::spawn("envoy", command)?;
         wait_until("Envoy is live", || {
             let ready = ask(&admin, "ready");
@@ -67,14 +85,19 @@ fn envoy_sees_the_switch_and_serves_on(lab: &Lab) -> Result<(), Trouble> {
         })?;
         let listeners: Value = serde_json::from_str(&ask(&admin, "listeners?format=json")?)
             .map_err(|error| Trouble::Failed(format!("Envoy's listeners: {error}")))?;
-        let port = &listeners["listener_statuses"][0]["local_address"]["socket_address"]["port_value"];
+        let port =
+            &listeners["listener_statuses"][0]["local_address"]["socket_address"]["port_value"];
         let address = format!("127.0.0.1:{port}");
-        wait_until("Envoy serves", || get(&address, files, true).is_ok_and(is_hello))?;
+        wait_until("Envoy serves", || {
+            get(&address, files, true).is_ok_and(is_hello)
+        })?;
         expect_no_answer(&address, files)?;
         rotate_under_load(&address, files)?;
         let failed = ask(&admin, "stats?filter=key_rotation_failed")?;
         let has_failed = failed.lines().any(|line| !line.ends_with(": 0"));
-        ensure(!failed.is_empty() && !has_failed, || format!("Envoy has seen a mix: {failed}"))?;
+        ensure(!failed.is_empty() && !has_failed, || {
+            format!("Envoy has seen a mix: {failed}")
+        })?;
         drop((server, fetch));
         Ok(())
     })
@@ -85,8 +108,12 @@ fn with_files(
     lab: &Lab,
     case: impl FnOnce(&World<'_>, &Path) -> Result<(), Trouble>,
 ) -> Result<(), Trouble> {
-    let entry = Entry::for_user(SERVER, lab.uid).with_ttl(ROTATING).with_dns(SERVER_NAME);
-    World::with(lab, &[entry], |world| case(world, &world.folder().join("svid")))
+    let entry = Entry::for_user(SERVER, lab.uid)
+        .with_ttl(ROTATING)
+        .with_dns(SERVER_NAME);
+    World::with(lab, &[entry], |world| {
+        case(world, &world.folder().join("svid"))
+    })
 }
 
 fn follow(lab: &Lab, world: &World<'_>, files: &Path, more: &[&str]) -> Result<Process, Trouble> {
@@ -110,8 +137,13 @@ fn rotate_under_load(address: &str, files: &Path) -> Result<(), Trouble> {
             ensure(is_hello_of(&answer), || {
                 answer.describe("was refused while certificates rotated:")
             })?;
-            let expiry = answer.stderr.iter().find(|line| line.contains("expire date"));
-            let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let expiry = answer
+                .stderr
+                .iter()
+                .find(|line| line.contains("expire date"));
+            let mut seen = seen
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             seen.extend(expiry.cloned());
             if seen.len() >= CERTIFICATES || Instant::now() > deadline {
                 stop.store(true, Ordering::Relaxed);
@@ -122,11 +154,16 @@ fn rotate_under_load(address: &str, files: &Path) -> Result<(), Trouble> {
     let ended: Vec<_> = thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
         let joined = clients.into_iter().map(|client| client.join());
-        joined.map(|ended| ended.unwrap_or_else(|_| Err(Trouble::failed("a client panicked")))).collect()
+        joined
+            .map(|ended| ended.unwrap_or_else(|_| Err(Trouble::failed("a client panicked"))))
+            .collect()
     });
     let asked = asked.load(Ordering::Relaxed);
     ended.into_iter().collect::<Result<(), _>>()?;
-    let seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).len();
+    let seen = seen
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+        .len();
     ensure(seen >= CERTIFICATES, || {
         format!("only {seen} certificates were seen in {asked} requests")
     })
@@ -139,12 +176,21 @@ fn get(address: &str, files: &Path, with_svid: bool) -> Result<Finished, Trouble
     };
     let mut command = Command::new(program("curl", "curl")?);
     command
-        .args(["--disable", "--silent", "--show-error", "--verbose", "--noproxy", "*"])
+        .args([
+            "--disable",
+            "--silent",
+            "--show-error",
+            "--verbose",
+            "--noproxy",
+            "*",
+        ])
         .args(["--max-time", "20", "--cacert"])
         .arg(files.join("bundle.0.pem"))
         .args(["--resolve", &format!("{SERVER_NAME}:{port}:{host}")]);
     if with_svid {
-        command.arg("--cert").arg(files.join("credential_bundle.0.pem"));
+        command
+            .arg("--cert")
+            .arg(files.join("credential_bundle.0.pem"));
     }
     command.arg(format!("https://{SERVER_NAME}:{port}/"));
     Process::run("curl", command, SOON)
@@ -161,14 +207,23 @@ fn is_hello_of(answer: &Finished) -> bool {
 /// Without an SVID there is no hello: what is served is really behind mutual TLS.
 fn expect_no_answer(address: &str, files: &Path) -> Result<(), Trouble> {
     let answer = get(address, files, false)?;
-    ensure(!is_hello_of(&answer), || answer.describe("was served without an SVID:"))
+    ensure(!is_hello_of(&answer), || {
+        answer.describe("was served without an SVID:")
+    })
 }
 
 /// Envoy's own pages.
 fn ask(admin: &Path, page: &str) -> Result<String, Trouble> {
     let address = fs::read_to_string(admin)?;
     let mut command = Command::new(program("curl", "curl")?);
-    command.args(["--disable", "--silent", "--noproxy", "*", "--max-time", "20"]);
+    command.args([
+        "--disable",
+        "--silent",
+        "--noproxy",
+        "*",
+        "--max-time",
+        "20",
+    ]);
     command.arg(format!("http://{}/{page}", address.trim()));
     let answer = Process::run("curl", command, SOON)?.expect_success()?;
     Ok(answer.stdout.join("\n"))
@@ -177,7 +232,9 @@ fn ask(admin: &Path, page: &str) -> Result<String, Trouble> {
 fn wait_until(what: &str, holds: impl Fn() -> bool) -> Result<(), Trouble> {
     let deadline = Instant::now() + SOON;
     while !holds() {
-        ensure(Instant::now() < deadline, || format!("waited in vain until {what}"))?;
+        ensure(Instant::now() < deadline, || {
+            format!("waited in vain until {what}")
+        })?;
         thread::sleep(Duration::from_millis(50));
     }
     Ok(())
@@ -244,29 +301,29 @@ fn envoy_config(folder: &Path) -> Value {
 }
 
 fn certificate(files: &Path) -> Value {
-    secret("svid", "tls_certificate", json!({
-        "certificate_chain": {"filename": text(&files.join("svid.0.pem"))},
-        "private_key": {"filename": text(&files.join("svid.0.key"))},
-        "watched_directory": {"path": text(files)},
-    }))
+    secret(
+        "svid",
+        "tls_certificate",
+        json!({
+            "certificate_chain": {"filename": text(&files.join("svid.0.pem"))},
+            "private_key": {"filename": text(&files.join("svid.0.key"))},
+            "watched_directory": {"path": text(files)},
+        }),
+    )
 }
 
 fn validation(files: &Path) -> Value {
-    secret("bundle", "validation_context", json!({
-        "trusted_ca": {"filename": text(&files.join("bundle.0.pem"))},
-        "watched_directory": {"path": text(files)},
-    }))
+    secret(
+        "bundle",
+        "validation_context",
+        json!({
+            "trusted_ca": {"filename": text(&files.join("bundle.0.pem"))},
+            "watched_directory": {"path": text(files)},
+        }),
+    )
 }
 
 fn secret(name: &str, kind: &str, content: Value) -> Value {
     let any = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
     json!({"resources": [{"@type": any, "name": name, kind: content}]})
-}
-
-/// Where the package puts the program itself; what it installs beside is a wrapper in Python.
-pub(crate) fn envoy_below(venv: &Path) -> Option<PathBuf> {
-    let versions = fs::read_dir(venv.join("lib")).ok()?;
-    versions
-        .filter_map(|version| Some(version.ok()?.path().join("site-packages/envoy/_bin/envoy")))
-        .find(|program| program.is_file())
 }

@@ -1,6 +1,6 @@
-//! What foreign programs make of ours: go-spiffe, py-spiffe, OpenSSL, curl, nginx, zlint, pkilint and SoftHSM against
-//! `spiffe up`, `spiffe ca` and the examples, all as processes; ours against SPIRE and spiffe-helper; and the public
-//! conformance suite's catalogue, replayed. Builds our binaries and installs what is missing by package name.
+//! What foreign programs make of ours: go-spiffe, py-spiffe, OpenSSL, curl, nginx, Envoy, zlint, pkilint and SoftHSM against
+//! `spiffe up`, `spiffe ca`, `spiffe fetch` and the examples, all as processes; ours against SPIRE and spiffe-helper; and the
+//! public conformance suite's catalogue, replayed. Builds our binaries and installs what is missing by package name.
 //!
 //! `cargo run --manifest-path interop/Cargo.toml -- [--list] [CASE | GROUP...]`: a line for each case, then the counts. Exit status 0
 //! when nothing failed, 1 when something did or, with `CI=true`, was skipped, 2 for an unknown case.
@@ -8,6 +8,7 @@
 mod conformance;
 mod crash;
 mod curl;
+mod delivered;
 mod go;
 mod judges;
 mod lab;
@@ -80,6 +81,7 @@ fn main() -> ExitCode {
         nginx::CASES,
         softhsm::CASES,
         crash::CASES,
+        delivered::CASES,
     ];
     let long = [judges::LONG, crash::LONG].into_iter().flatten();
     let fixed = fixed.into_iter().flatten();

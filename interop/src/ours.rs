@@ -58,6 +58,16 @@ impl Ours {
         command
     }
 
+    /// The one that keeps a folder of files up to date.
+    pub(crate) fn fetch(&self, folder: &Path, more: &[&str]) -> Command {
+        let mut command = Command::new(self.folder.join(UP));
+        command
+            .args(["fetch", "--watch", "--write"])
+            .arg(folder)
+            .args(more);
+        command
+    }
+
     /// The one that answers a line of JSON for each that it reads.
     pub(crate) fn batch(&self) -> Command {
         let mut command = Command::new(self.folder.join(UP));

@@ -77,7 +77,19 @@ struct Open {
     outer: OwnedFd,
     /// [`PRIVATE`] inside of it.
     inner: OwnedFd,
-    _lock: OwnedFd,
+    _lock: Lock,
+}
+
+/// A lock that ends when this does. To close it would not be enough: a process that is being started at that moment has a
+/// copy of the descriptor until it runs its program.
+#[derive(Debug)]
+struct Lock(OwnedFd);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Nothing is left to be done about a lock that cannot be released; it ends with the process.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 impl DeliveryDirectory {
@@ -263,7 +275,7 @@ impl DeliveryDirectory {
         Ok(Open {
             outer,
             inner,
-            _lock: lock,
+            _lock: Lock(lock),
         })
     }
 
