@@ -107,6 +107,12 @@ const SOAKS: &[Soak] = &[
         cargo: &["xtask", "interop", "judges-everything"],
         environment: &[],
     },
+    Soak {
+        name: "mutants",
+        shows: "faults put into the core one by one: its tests notice (cargo install cargo-mutants; hours)",
+        cargo: &["mutants"],
+        environment: &[],
+    },
 ];
 
 pub(crate) const HELP: &str = "\
