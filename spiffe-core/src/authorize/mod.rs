@@ -135,3 +135,61 @@ pub mod danger {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct OnlyServers;
+
+    impl Authorizer for OnlyServers {
+        fn authorize(&self, peer: &PeerFacts<'_>) -> Result<(), Denied> {
+            if peer.id.path() == "/server" {
+                return Ok(());
+            }
+            Err(Denied {
+                nearest: Some("a server".into()),
+                ..Denied::new(peer.id, "servers")
+            })
+        }
+    }
+
+    #[test]
+    fn an_authorizer_of_ones_own_is_explained_by_its_decision() {
+        let facts = |id| PeerFacts::new(id, Timestamp::UNIX_EPOCH, Timestamp::MAX, 1);
+        let tree = OnlyServers.explain(&facts(SpiffeIdRef::literal("spiffe://a/server")));
+        assert_eq!((tree.outcome, tree.nearest), (Outcome::Pass, None));
+        let tree = OnlyServers.explain(&facts(SpiffeIdRef::literal("spiffe://a/client")));
+        assert_eq!(tree.outcome, Outcome::Fail);
+        assert_eq!(tree.nearest.as_deref(), Some("a server"));
+    }
+
+    #[test]
+    fn a_shared_authorizer_decides_as_the_one_within() {
+        let facts = |id| PeerFacts::new(id, Timestamp::UNIX_EPOCH, Timestamp::MAX, 1);
+        let (server, client) = (
+            facts(SpiffeIdRef::literal("spiffe://a/server")),
+            facts(SpiffeIdRef::literal("spiffe://a/client")),
+        );
+        let shared = std::sync::Arc::new(OnlyServers);
+        assert_eq!(Authorizer::authorize(&shared, &server), Ok(()));
+        assert!(Authorizer::authorize(&shared, &client).is_err());
+        for peer in [&server, &client] {
+            assert_eq!(
+                Authorizer::explain(&shared, peer),
+                OnlyServers.explain(peer)
+            );
+        }
+    }
+
+    #[test]
+    fn only_authorizers_that_decide_alike_share_a_text() {
+        let text = |policy: &str| policy.parse::<Policy>().unwrap().canonical_text();
+        assert_eq!(OnlyServers.canonical_text(), None);
+        assert_eq!(danger::AuthorizeAny.canonical_text(), text("any"));
+        assert_ne!(text("any"), text("domain:a"));
+        let shared = std::sync::Arc::new(danger::AuthorizeAny);
+        assert_eq!(Authorizer::canonical_text(&shared), text("any"));
+    }
+}

@@ -543,5 +543,6 @@ mod tests {
         let tree = policy.explain(&facts);
         assert_eq!(tree.first_failure().unwrap().rule, Rule::PolicyAlternative);
         assert_eq!((tree.outcome, tree.children.len()), (Outcome::Fail, 3));
+        assert_eq!(tree.nearest, denied.nearest);
     }
 }
