@@ -128,6 +128,33 @@ fn errors_name_byte_and_position() {
 }
 
 #[test]
+fn a_slash_that_is_wrong_is_named_by_its_position() {
+    let td = TrustDomainRef::literal("td");
+    assert_eq!(
+        SpiffeId::parse("spiffe://td/a/").unwrap_err(),
+        SpiffeIdError::TrailingSlash { at: 13 }
+    );
+    assert_eq!(
+        SpiffeId::from_segments(td, ["a", "b/c"]).unwrap_err(),
+        SpiffeIdError::PathByte { byte: b'/', at: 15 }
+    );
+}
+
+#[test]
+fn an_id_belongs_to_its_trust_domain_and_equals_its_text_alone() {
+    let (a, b) = (TrustDomainRef::literal("a"), TrustDomainRef::literal("b"));
+    let borrowed = SpiffeIdRef::literal("spiffe://a/x");
+    let id = borrowed.to_owned();
+    assert!(borrowed.is_member_of(a) && id.is_member_of(a));
+    assert!(!borrowed.is_member_of(b) && !id.is_member_of(b));
+    let (same, other) = ("spiffe://a/x", "spiffe://a/y");
+    assert!(id == *same && id == same && id == SpiffeIdRef::literal(same));
+    assert!(id != *other && id != other && id != SpiffeIdRef::literal(other));
+    assert!(SpiffeIdRef::literal(same) == id && SpiffeIdRef::literal(other) != id);
+    assert_eq!(AsRef::<str>::as_ref(&id), same);
+}
+
+#[test]
 fn limits_are_exact() {
     let longest = format!("spiffe://example.org/{}", "a".repeat(2027));
     good(&longest, "example.org", &longest[20..]);
