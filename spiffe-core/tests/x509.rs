@@ -384,6 +384,32 @@ fn an_expired_leaf_is_explained_with_what_would_pass() {
 }
 
 #[test]
+fn a_refusal_names_the_nearest_that_would_have_passed() {
+    let (top, other) = (root(ca_params("root")), root(ca_params("root")));
+    let (of_a, of_b) = (bundles(&[("a", &[&top])]), bundles(&[("b", &[&top])]));
+    let good = chain(leaf_params("spiffe://a/x"), &[&top]);
+    let early = Timestamp::from_unix_seconds(NOW.unix_seconds() - 1801);
+    let no_path = chain(leaf_params("spiffe://a"), &[&top]);
+    let mut params = leaf_params("spiffe://a/x");
+    params.subject_alt_names.clear();
+    let no_name = chain(params, &[&top]);
+    let stranger = chain(leaf_params("spiffe://a/x"), &[&other]);
+    for (chain, bundles, now, nearest) in [
+        (&good, &of_a, early, "the same chain from "),
+        (&no_path, &of_a, NOW, "spiffe://a/<path>"),
+        (&no_name, &of_a, NOW, "exactly one URI name"),
+        (&good, &of_b, NOW, "an X509-SVID of b"),
+        (&good, &BundleSet::new(), NOW, "no bundle is known at all"),
+        (&stranger, &of_a, NOW, "a chain signed by one"),
+    ] {
+        let verifier = X509Verifier::new(&*crypto());
+        let (_, tree) = verifier.explain(chain, bundles, now, PeerRole::Client);
+        let found = tree.first_failure().and_then(|node| node.nearest.clone());
+        assert!(found.unwrap_or_default().contains(nearest), "{tree}");
+    }
+}
+
+#[test]
 fn an_own_svid_needs_its_key_and_a_linked_chain() {
     let root = root(ca_params("root"));
     let middle = intermediate(ca_params("middle"), &root);

@@ -336,6 +336,56 @@ fn many_of_one_name_without_key_identifiers() {
     check(&sent, &bundles(&[("a", &[&right])]), Ok(ID));
 }
 
+/// An authority without a key identifier of its own, which the library gives every other.
+fn unidentified(name: &str) -> CertificateParams {
+    let mut params = ca_params(name);
+    params.is_ca = IsCa::NoCa;
+    let mut is_ca =
+        CustomExtension::from_oid_content(&[2, 5, 29, 19], element(0x30, &[1, 1, 0xff]));
+    is_ca.set_criticality(true);
+    params.custom_extensions.push(is_ca);
+    params
+}
+
+#[test]
+fn authorities_that_key_identifiers_speak_against_are_tried_last() {
+    let right = root(unidentified("root"));
+    let others: Vec<_> = (0..MAX_SIGNATURE_CHECKS)
+        .map(|_| root(ca_params("root")))
+        .collect();
+    let mut all: Vec<_> = others.iter().collect();
+    let sent = chain(leaf_params(ID), &[&right]);
+    check(&sent, &bundles(&[("a", &all)]), Err(Rule::PathBadSignature));
+    all.push(&right);
+    check(&sent, &bundles(&[("a", &all)]), Ok(ID));
+}
+
+#[test]
+fn a_shorter_way_is_taken_where_a_longer_one_was_admitted_first() {
+    let (pair, top) = (key(), root(ca_params("top")));
+    let root_params = ca_params("root");
+    let by_root = rcgen::Issuer::from_params(&root_params, &pair);
+    // Its identifier leads to the cross-signed root first.
+    let high = CertifiedIssuer::signed_by(ca_params("high"), key(), &by_root).unwrap();
+    let low = intermediate(ca_params("low"), &high);
+    let crossed = ca_params("root").signed_by(&pair, &top).unwrap();
+    let mut sent = chain(leaf_params(ID), &[&low, &high, &high]);
+    sent.push(crossed.der().clone());
+    let plain = unidentified("root").self_signed(&pair).unwrap();
+    let judge = |tops: &[&CertificateDer<'static>], intermediates, expected| {
+        let tops = tops.iter().map(|one| (*one).clone());
+        let of_a = Bundle::new(TrustDomain::parse("a").unwrap())
+            .with_x509_authorities(X509Authorities::from_certificates(tops));
+        let limits = X509Limits::default().max_intermediates(intermediates);
+        let verifier = X509Verifier::new(&*crypto()).with_limits(limits);
+        let of_a = [of_a].into_iter().collect();
+        check_with(&verifier, &sent, &of_a, NOW, PeerRole::Client, expected);
+    };
+    judge(&[top.der()], 3, Ok(ID));
+    judge(&[top.der()], 2, Err(Rule::PathTooComplex));
+    judge(&[top.der(), plain.der()], 2, Ok(ID));
+}
+
 #[test]
 fn a_wrong_key_identifier_only_guides() {
     let (top, other) = (root(ca_params("root")), root(ca_params("root")));
@@ -910,6 +960,23 @@ fn large_certificates_are_not_looked_at() {
     let mut sent = chain(leaf_params(ID), &[&top]);
     sent.push(middle.der().clone());
     check(&sent, &of_a, Ok(ID));
+    // Nor does it hide what is wrong with the one that the path does need.
+    let mut params = ca_params("middle");
+    params.not_after = params.not_before + time::Duration::seconds(1);
+    let expired = intermediate(params, &top);
+    let mut late = chain(leaf_params(ID), &[&expired, &top]);
+    late.push(middle.der().clone());
+    check(&late, &of_a, Err(Rule::PathExpired));
+    // The limit is the most that is looked at.
+    let long = chain(padded(leaf_params(ID), 900), &[&top]);
+    for (limit, expected) in [
+        (long[0].len(), Ok(ID)),
+        (long[0].len() - 1, Err(Rule::ChainTooLarge)),
+    ] {
+        let limits = X509Limits::default().max_certificate_bytes(limit);
+        let verifier = X509Verifier::new(&*crypto()).with_limits(limits);
+        check_with(&verifier, &long, &of_a, NOW, PeerRole::Client, expected);
+    }
     let small = X509Limits::default().max_certificate_bytes(100);
     let verifier = X509Verifier::new(&*crypto()).with_limits(small);
     check_with(
@@ -954,6 +1021,8 @@ fn an_explanation_lists_every_rule_in_order() {
             Rule::PathUntrusted,
         ]
     );
+    let admitted = &tree.children[15].facts;
+    assert!(admitted.contains("serial number 07,"), "{admitted}");
     // A broken rule ends the list, with what held before it and nothing behind.
     let mut params = leaf_params(ID);
     params.key_usages.push(KeyUsagePurpose::CrlSign);

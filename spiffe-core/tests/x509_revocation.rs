@@ -146,7 +146,7 @@ fn lists_that_cannot_be_used_are_reported() {
     let partial = list(&top, &[1], true);
     let huge = CertificateRevocationListDer::from(vec![0x30; 2 * 1024 * 1024]);
     let garbage = CertificateRevocationListDer::from(vec![1, 2, 3]);
-    let revocations = Revocations::from_der([garbage, partial, good, huge]);
+    let revocations = Revocations::from_der([garbage, partial, good.clone(), huge]);
     let rules: Vec<_> = revocations
         .ignored()
         .iter()
@@ -161,6 +161,13 @@ fn lists_that_cannot_be_used_are_reported() {
         ]
     );
     assert_eq!(revocations.len(), 1);
+    assert!(revocations.lists().eq([&good]));
+    let sized = |bytes| CertificateRevocationListDer::from(vec![0x30; bytes]);
+    let at_the_limit = Revocations::from_der([sized(1024 * 1024), sized(1024 * 1024 + 1)]);
+    let rules: Vec<_> = at_the_limit.ignored().iter().map(|one| one.rule).collect();
+    assert_eq!(rules, [Rule::RevocationList, Rule::DocumentTooLarge]);
+    let long: Vec<_> = (1..=2000).collect();
+    assert_eq!(Revocations::from_der([list(&top, &long, false)]).len(), 1);
     let many = Revocations::from_der((0..257).map(|_| list(&top, &[], false)));
     assert_eq!((many.len(), many.ignored()[0].index), (256, 256));
 }
