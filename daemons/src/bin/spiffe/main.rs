@@ -5,6 +5,7 @@
 mod batch;
 mod bundle;
 mod ca;
+mod connect;
 mod drill;
 mod fetch;
 mod id;

@@ -38,7 +38,7 @@ impl Output {
         verdict: Result<V, Refusal>,
         text: impl FnOnce(&V) -> String,
     ) -> Result<(), Failure> {
-        self.print(&verdict, None, text)
+        self.print(&verdict, None, None, text)
     }
 
     /// Prints a decision with the rules that led to it.
@@ -48,8 +48,19 @@ impl Output {
         judged: Judged<V>,
         text: impl FnOnce(&V) -> String,
     ) -> Result<(), Failure> {
+        self.explained_in(None, operation, judged, text)
+    }
+
+    /// The same, after what it is about.
+    pub(crate) fn explained_in<V: Serialize>(
+        &self,
+        context: Option<Context>,
+        operation: &'static str,
+        judged: Judged<V>,
+        text: impl FnOnce(&V) -> String,
+    ) -> Result<(), Failure> {
         let tree = verdict::document(operation, judged.steps);
-        self.print(&judged.verdict, Some(tree), text)
+        self.print(&judged.verdict, context, Some(tree), text)
     }
 
     /// Prints one of several results that follow each other: a line of text, or an object on a line.
@@ -76,6 +87,7 @@ impl Output {
     fn print<V: Serialize>(
         &self,
         verdict: &Result<V, Refusal>,
+        context: Option<Context>,
         tree: Option<Node>,
         text: impl FnOnce(&V) -> String,
     ) -> Result<(), Failure> {
@@ -86,6 +98,7 @@ impl Output {
                     value: verdict.as_ref().ok(),
                     error: verdict.as_ref().err(),
                     explain: tree,
+                    connection: context.map(|context| context.json),
                 };
                 serde_json::to_string(&document).map_err(Failure::failed)?
             }
@@ -97,7 +110,9 @@ impl Output {
                 } else {
                     "\n"
                 };
-                format!("{tree}{gap}{value}").trim_end().to_owned()
+                let context = context.map(|context| context.text + "\n\n");
+                let context = context.unwrap_or_default();
+                format!("{context}{tree}{gap}{value}").trim_end().to_owned()
             }
         };
         if !out.is_empty() {
@@ -121,6 +136,15 @@ struct Document<'a, V> {
     error: Option<&'a Refusal>,
     #[serde(skip_serializing_if = "Option::is_none")]
     explain: Option<Node>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connection: Option<serde_json::Value>,
+}
+
+/// What a decision is about, in both forms, where it was looked for and not given.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) text: String,
+    pub(crate) json: serde_json::Value,
 }
 
 /// How a verb ends when it does not end well.

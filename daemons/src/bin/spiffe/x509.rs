@@ -119,7 +119,7 @@ fn show(inspected: &Inspected) -> String {
     text + &table(&[("X509-SVID", said)])
 }
 
-fn rows(certificate: &Certificate) -> String {
+pub(crate) fn rows(certificate: &Certificate) -> String {
     let some = |text: String| if text.is_empty() { "none".into() } else { text };
     let mut rows = vec![("  sha256", certificate.sha256.clone())];
     if let Some(reason) = &certificate.unreadable {
