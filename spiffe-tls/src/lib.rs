@@ -94,4 +94,4 @@ pub use spiffe_core::{Authorizer, Policy, Publisher, Source};
 pub use stream::TlsStream;
 pub use terms::Terms;
 #[cfg(feature = "aws-lc-rs")]
-pub use tickets::TicketKeys;
+pub use tickets::{MAX_TICKETS_TRIED, TicketKeys};

@@ -27,6 +27,8 @@ pub(crate) struct Scene {
     /// What sessions of a client's connection were bound to when it began. Those it is handed are kept only while they
     /// still are: what was shown since may be another SVID's.
     pub(crate) namespace: Option<Namespace>,
+    /// How many tickets of the peer's were looked at.
+    pub(crate) tickets: usize,
     /// Until when a session that is resumed, or about to be stored, may be resumed. It is inherited from one session
     /// to the next, so no chain of sessions outlives the SVIDs that its first handshake showed.
     pub(crate) until: Option<Timestamp>,

@@ -91,9 +91,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> TlsStream<IO> {
         }
     }
 
-    /// Sends close_notify, as far as the transport takes it now.
+    /// Sends close_notify, as far as the transport takes it now, unless data is queued before it: that would go out first,
+    /// after the end.
     fn cut(&mut self, context: &mut Context<'_>) -> io::Error {
-        let _ = Pin::new(&mut self.inner).poll_shutdown(context);
+        if !self.inner.get_ref().1.wants_write() {
+            let _ = Pin::new(&mut self.inner).poll_shutdown(context);
+        }
         let end = self.guard.0.end().unwrap_or(LeaseEnd::NotJudged);
         io::Error::new(io::ErrorKind::ConnectionAborted, LeaseOver { end })
     }
@@ -185,6 +188,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<IO> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // What is queued when the connection has been cut stays here; closing the transport is the caller's then.
+        if self.lease().gate() == Gate::Shut && self.inner.get_ref().1.wants_write() {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.inner).poll_shutdown(context)
     }
 }

@@ -7,12 +7,9 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
 use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 use spiffe_tls::spiffe_core::bundle::{X509Authorities, X509Authority};
-use spiffe_tls::spiffe_core::pki_types::CertificateRevocationListDer;
-use spiffe_tls::spiffe_core::verify::Revocations;
 use spiffe_tls::spiffe_core::{Bundle, BundleSet, TrustDomain, X509Svid};
 use spiffe_tls::{
     Acceptor, Connector, HandshakeError, LeaseEnd, LeaseOver, LeaseRules, Mtls, Policy, Publisher,
@@ -157,27 +154,6 @@ fn with_tainted(healthy: &Domain, sick: &Domain) -> BundleSet {
     [healthy.bundle(), tainted(sick)].into_iter().collect()
 }
 
-/// A list of the peer's domain that revokes this serial number.
-fn list(domain: &Domain, serial: &[u8]) -> Revocations {
-    let at =
-        |offset| time::OffsetDateTime::from_unix_timestamp(START.unix_seconds() + offset).unwrap();
-    let params = CertificateRevocationListParams {
-        this_update: at(-60),
-        next_update: at(86_400),
-        crl_number: SerialNumber::from(1_u64),
-        issuing_distribution_point: None,
-        revoked_certs: vec![RevokedCertParams {
-            serial_number: SerialNumber::from_slice(serial),
-            revocation_time: at(-60),
-            reason_code: None,
-            invalidity_date: None,
-        }],
-        key_identifier_method: KeyIdMethod::Sha256,
-    };
-    let der = params.signed_by(domain.issuer()).unwrap().der().to_vec();
-    Revocations::from_der([CertificateRevocationListDer::from(der)])
-}
-
 /// What may end the trust in a peer, and what the looker does when it happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
@@ -222,7 +198,7 @@ impl Cause {
             Self::PeerExpired => pair.clock.advance(Duration::from_secs(LIFE + 1)),
             Self::Revoked => pair
                 .terms
-                .revoke(list(&pair.theirs, &peer.peer().verified().serial)),
+                .revoke(revoking(&pair.theirs, &peer.peer().verified().serial)),
         }
     }
 
@@ -256,7 +232,7 @@ impl Cause {
                 .terms
                 .authorize("id:spiffe://theirs/peer".parse::<Policy>().unwrap()),
             Self::PeerExpired => pair.clock.advance(Duration::from_secs(LIFE)),
-            Self::Revoked => pair.terms.revoke(list(&pair.theirs, b"\x01\x02\x03")),
+            Self::Revoked => pair.terms.revoke(revoking(&pair.theirs, b"\x01\x02\x03")),
         }
     }
 

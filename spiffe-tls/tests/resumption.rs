@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
-use spiffe_tls::spiffe_core::bundle::X509Authorities;
+use spiffe_tls::spiffe_core::bundle::{X509Authorities, X509Authority};
 use spiffe_tls::spiffe_core::{BundleSet, Denied, PeerFacts};
 use spiffe_tls::{
     Acceptor, Authorizer, Connector, HandshakeError, LeaseRules, Mtls, Policy, Publisher, Terms,
@@ -186,24 +186,55 @@ async fn resumption_is_off_by_one_switch_on_either_side() {
 #[tokio::test]
 async fn a_lineage_of_sessions_ends_with_the_svids_of_its_first_handshake() {
     for version in VERSIONS {
+        // Whichever of the two ends first.
+        for (of_server, of_client) in [(3000, 600), (600, 3000)] {
+            let world = World::new();
+            let source = |path, seconds| {
+                Publisher::fixed(
+                    [world.domain.svid(path, seconds)],
+                    bundles(&[&world.domain]),
+                )
+            };
+            let (server, client) = (source("server", of_server), source("client", of_client));
+            let acceptor = world.of(&server, version).acceptor().unwrap();
+            let connector = world.of(&client, version).connector().unwrap();
+            assert!(!visit(&connector, &acceptor).await.unwrap());
+            // Both get successors; neither was shown in the session.
+            for (source, path) in [(&server, "server"), (&client, "client")] {
+                let next = Arc::new(world.domain.svid(path, 6000));
+                source.publish([next], bundles(&[&world.domain])).unwrap();
+            }
+            for _ in 0..6 {
+                world.clock.advance(Duration::from_secs(100));
+                assert!(visit(&connector, &acceptor).await.unwrap());
+            }
+            world.clock.advance(Duration::from_secs(1));
+            // Not refused: a full handshake takes its place.
+            assert!(!visit(&connector, &acceptor).await.unwrap());
+            assert!(visit(&connector, &acceptor).await.unwrap());
+        }
+    }
+}
+
+/// The server by itself: a client whose clock stands still offers its tickets for ever.
+#[tokio::test]
+async fn a_server_takes_no_ticket_after_its_end_whatever_the_client_thinks() {
+    for version in VERSIONS {
         let world = World::new();
         let acceptor = world.server(version).acceptor().unwrap();
-        let connector = world.client(version).connector().unwrap();
-        assert!(!visit(&connector, &acceptor).await.unwrap());
-        // The client's SVID lasts 600 s; its successor was never shown to the server.
+        let still = HandClock::default();
+        let connector = mtls(&world.client, policy("domain:east"), &still, version)
+            .connector()
+            .unwrap();
+        visit(&connector, &acceptor).await.unwrap();
         let next = Arc::new(world.domain.svid("client", 3000));
         world
             .client
             .publish([next], bundles(&[&world.domain]))
             .unwrap();
-        for _ in 0..6 {
-            world.clock.advance(Duration::from_secs(100));
-            assert!(visit(&connector, &acceptor).await.unwrap());
-        }
-        world.clock.advance(Duration::from_secs(1));
-        // Not refused: a full handshake takes its place.
-        assert!(!visit(&connector, &acceptor).await.unwrap());
         assert!(visit(&connector, &acceptor).await.unwrap());
+        world.clock.advance(Duration::from_secs(601));
+        assert!(!visit(&connector, &acceptor).await.unwrap());
     }
 }
 
@@ -214,7 +245,7 @@ type Change<'a> = &'a dyn Fn(&World, &Terms, &Terms);
 async fn whatever_changes_trust_makes_the_next_handshake_a_full_one() {
     for version in VERSIONS {
         let other = Domain::new("other");
-        let changes: [(&str, Change<'_>); 4] = [
+        let changes: [(&str, Change<'_>); 6] = [
             ("server's bundles", &|world, _, _| {
                 let svid = Arc::new(world.domain.svid("server", 3000));
                 let wider = bundles(&[&world.domain, &other]);
@@ -231,6 +262,17 @@ async fn whatever_changes_trust_makes_the_next_handshake_a_full_one() {
                     .server
                     .publish([svid], bundles(&[&world.domain]))
                     .unwrap();
+            }),
+            ("a taint", &|world, _, _| {
+                let svid = Arc::new(world.domain.svid("server", 3000));
+                let authority = X509Authority::from_der(world.domain.certificate()).unwrap();
+                let authorities: X509Authorities = [authority.into_tainted()].into_iter().collect();
+                let tainted = world.domain.bundle().with_x509_authorities(authorities);
+                let bundles = BundleSet::from_iter([tainted]);
+                world.server.publish([svid], bundles).unwrap();
+            }),
+            ("a list of revoked certificates", &|world, server, _| {
+                server.revoke(revoking(&world.domain, b"\x01"));
             }),
             ("terms", &|_, server, client| {
                 server.authorize(policy("domain:east|domain:west"));

@@ -263,12 +263,10 @@ impl X509Authorities {
 
     /// Whether both hold the same authorities in whatever order.
     pub(crate) fn same(&self, other: &Self) -> bool {
-        if self.len() != other.len() {
-            return false;
-        }
+        // As sets: what was collected by a caller may repeat.
         let key = |authority: &X509Authority| (authority.certificate.clone(), authority.tainted);
-        let mine: HashSet<_> = self.iter().map(key).collect();
-        other.iter().all(|authority| mine.contains(&key(authority)))
+        let keys = |all: &Self| all.iter().map(key).collect::<HashSet<_>>();
+        keys(self) == keys(other)
     }
 }
 

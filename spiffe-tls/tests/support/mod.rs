@@ -13,8 +13,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, RevokedCertParams, SanType, SerialNumber,
 };
 use spiffe_tls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
@@ -28,7 +29,8 @@ use spiffe_tls::rustls::{
 use spiffe_tls::spiffe_core::bundle::X509Authorities;
 use spiffe_tls::spiffe_core::crypto::aws_lc_rs;
 use spiffe_tls::spiffe_core::key::PrivateKey;
-use spiffe_tls::spiffe_core::pki_types::CertificateDer;
+use spiffe_tls::spiffe_core::pki_types::{CertificateDer, CertificateRevocationListDer};
+use spiffe_tls::spiffe_core::verify::Revocations;
 use spiffe_tls::spiffe_core::{
     BoxFuture, Bundle, BundleSet, Clock, Timestamp, TrustDomain, X509Svid,
 };
@@ -132,6 +134,27 @@ impl Domain {
 
 pub fn bundles(of: &[&Domain]) -> BundleSet {
     of.iter().map(|domain| domain.bundle()).collect()
+}
+
+/// A list of a domain's that revokes this serial number.
+pub fn revoking(domain: &Domain, serial: &[u8]) -> Revocations {
+    let at =
+        |offset| time::OffsetDateTime::from_unix_timestamp(START.unix_seconds() + offset).unwrap();
+    let params = CertificateRevocationListParams {
+        this_update: at(-60),
+        next_update: at(86_400),
+        crl_number: SerialNumber::from(1_u64),
+        issuing_distribution_point: None,
+        revoked_certs: vec![RevokedCertParams {
+            serial_number: SerialNumber::from_slice(serial),
+            revocation_time: at(-60),
+            reason_code: None,
+            invalidity_date: None,
+        }],
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let der = params.signed_by(domain.issuer()).unwrap().der().to_vec();
+    Revocations::from_der([CertificateRevocationListDer::from(der)])
 }
 
 /// Time that passes when the test says so.
