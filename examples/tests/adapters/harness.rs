@@ -239,8 +239,9 @@ async fn what_is_under_way_finishes(
     app: &App,
     loss: Loss,
 ) {
-    client.ask("/").await.unwrap();
     let held = hold(client, app).await;
+    // Without multiplexing this takes a second connection, which is idle from now on and must not be used again.
+    client.ask("/").await.unwrap();
     world.take(loss);
     world.pass(Duration::ZERO).await;
     world.pass(SPREAD).await;
