@@ -11,7 +11,8 @@ use base64ct::{Base64, Encoding};
 use proptest::prelude::*;
 use rcgen::{CertifiedIssuer, KeyPair, PublicKeyData, SignatureAlgorithm};
 use spiffe_core::bundle::{
-    JwtAuthorities, JwtAuthority, MAX_AUTHORITIES, MAX_BUNDLE_DOCUMENT_BYTES, X509Authorities,
+    JwtAuthorities, JwtAuthority, MAX_AUTHORITIES, MAX_BUNDLE_DOCUMENT_BYTES, Succession,
+    X509Authorities,
 };
 use spiffe_core::pki_types::SubjectPublicKeyInfoDer;
 use spiffe_core::{Bundle, BundleSet, Rule, TrustDomain, TrustDomainRef};
@@ -163,6 +164,31 @@ fn a_repeated_member_refuses_the_document() {
         format!(r#"{{"keys":[],"{0}":1,"{0}":2}}"#, "\u{202e}x".repeat(1000)),
         Rule::BundleDuplicateMember,
     );
+}
+
+#[test]
+fn a_fetched_bundle_replaces_the_held_one_unless_its_sequence_is_lower() {
+    let key = r#"{"kty":"EC","use":"jwt-svid","kid":"k","crv":"P-256",
+        "x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}"#;
+    let of = |keys: &str, sequence: Option<u64>| {
+        parse(format!(r#"{{"keys":[{keys}]}}"#)).with_sequence(sequence)
+    };
+    let one = |sequence| of(key, sequence);
+    let none = |sequence| of("", sequence);
+    assert_eq!(one(None).jwt_authorities().len(), 1);
+    for (fetched, held, expected) in [
+        (one(Some(8)), none(Some(7)), Succession::Newer),
+        (one(Some(6)), none(Some(7)), Succession::Older),
+        (one(Some(6)), one(Some(7)), Succession::Older),
+        (one(Some(7)), none(Some(7)), Succession::Reissued),
+        (one(Some(7)), one(Some(7)), Succession::Same),
+        (one(Some(8)), one(Some(7)), Succession::Same),
+        (one(None), none(Some(7)), Succession::Newer),
+        (one(Some(1)), none(None), Succession::Newer),
+        (one(None), one(None), Succession::Same),
+    ] {
+        assert_eq!(fetched.succession(&held), expected, "{fetched:?} {held:?}");
+    }
 }
 
 #[test]

@@ -121,6 +121,36 @@ impl Bundle {
             && (Arc::ptr_eq(&self.x509, &other.x509) || self.x509.same(&other.x509))
             && (Arc::ptr_eq(&self.jwt, &other.jwt) || self.jwt.same(&other.jwt))
     }
+
+    /// What this bundle, just fetched, is to the one that is held of the same trust domain: Federation §4.2.
+    ///
+    /// Whoever keeps bundles replaces the held one unless this one is [`Succession::Older`], and reports
+    /// [`Succession::Reissued`].
+    pub fn succession(&self, held: &Self) -> Succession {
+        let is_same = self.same_authorities(held);
+        match (self.sequence, held.sequence) {
+            (Some(fetched), Some(held)) if fetched < held => Succession::Older,
+            (Some(fetched), Some(held)) if fetched == held && !is_same => Succession::Reissued,
+            _ if is_same => Succession::Same,
+            _ => Succession::Newer,
+        }
+    }
+}
+
+/// What a fetched bundle is to the one that is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Succession {
+    /// Other authorities, and nothing says that they are older: it replaces the held one.
+    Newer,
+    /// A lower sequence number: the held one stays until an operator says otherwise, for a publisher that was set back
+    /// must not bring revoked authorities back.
+    Older,
+    /// The same sequence number and yet other authorities, against the standard: it replaces the held one, with a
+    /// warning.
+    Reissued,
+    /// The same authorities.
+    Same,
 }
 
 /// An entry of a document that was left out, as the standards demand, and why.
