@@ -272,7 +272,7 @@ fn advice(error: &rustls::Error) -> &'static str {
 fn meaning(alert: AlertDescription) -> &'static str {
     match alert {
         AlertDescription::AccessDenied => {
-            "it verified this side's SPIFFE ID, and its policy does not allow it"
+            "its policy does not allow this side, or it holds no valid X509-SVID of its own to show; its log says which"
         }
         AlertDescription::UnknownCA => {
             "it knows no authority that leads to this side's X509-SVID; is it federated with this trust domain?"
