@@ -290,7 +290,7 @@ async fn connections_outlive_rotations_and_rollovers_and_end_with_trust() {
     let (acceptor, _) = acceptor.line("the policy stays: ").await;
     exchange(&mut near).await;
     writeln!(policies, "id:spiffe://example.org/other").unwrap();
-    let (_, line) = acceptor.line("spiffe://example.org/client is let go").await;
+    let (_acceptor, line) = acceptor.line("spiffe://example.org/client is let go").await;
     assert!(line.contains("verified but not authorised"), "{line}");
     assert_eq!(near.read(&mut [0]).await.unwrap(), 0);
 }
