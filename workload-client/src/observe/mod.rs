@@ -9,15 +9,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use spiffe_core::X509Svid;
 use spiffe_core::snapshot::Published;
-use tracing::{debug, info, warn};
+use spiffe_core::{Timestamp, X509Svid};
+use tracing::{debug, error, info, warn};
 
 #[cfg(feature = "prometheus")]
 pub use prometheus::PrometheusMetrics;
 
 use crate::error::ClientError;
-use crate::source::{SealError, Survival};
+use crate::source::{NotYetValid, SealError, Survival};
 use crate::update::Notice;
 
 /// Something that happened to a source.
@@ -43,6 +43,13 @@ pub enum Event<'a> {
         /// Why, in one line.
         error: &'a str,
     },
+    /// The default SVID, or the authority it rests on, has expired: peers refuse it. Once for each.
+    Expired {
+        /// The SVID.
+        svid: &'a X509Svid,
+        /// The last instant at which it served.
+        since: Timestamp,
+    },
     /// There is no stream any more.
     Lost {
         /// Why.
@@ -50,10 +57,31 @@ pub enum Event<'a> {
         /// How long what is held lasts without one.
         survival: Option<&'a Survival>,
     },
+    /// An SVID that was published is not valid yet, by this machine's clock.
+    NotYetValid {
+        /// Which, and the two times.
+        svid: &'a NotYetValid,
+    },
+    /// The default SVID should have been renewed by now; it still serves. Once for each.
+    Overdue {
+        /// The SVID.
+        svid: &'a X509Svid,
+        /// When its renewal window closed, at two thirds of its life.
+        since: Timestamp,
+        /// How long it lasts.
+        survival: Option<&'a Survival>,
+    },
     /// Something of an update was left out.
     PassedOver {
         /// What.
         notice: &'a Notice,
+    },
+    /// Updates come again after they were lost, or what was overdue or expired has been renewed.
+    Recovered {
+        /// For how long none came; `None` where the endpoint was not away.
+        away: Option<Duration>,
+        /// How long what is held lasts.
+        survival: Option<&'a Survival>,
     },
     /// What an earlier run kept is published.
     Restored,
@@ -76,7 +104,7 @@ pub enum Event<'a> {
         /// Why, in one line.
         problem: &'a str,
     },
-    /// What the Workload API withdrew is no longer used.
+    /// What was held is no longer used, since the Workload API withdrew it.
     Withdrawn,
 }
 
@@ -127,6 +155,14 @@ impl Observer {
             Event::Discarded { error } => {
                 warn!(source, event = "discarded", %error, "an update was discarded; the last good one stays");
             }
+            Event::Expired { svid, since } => error!(
+                source,
+                event = "expired",
+                spiffe_id = %svid.id(),
+                serial = svid.serial_hex(),
+                since = %since.truncated(),
+                "the identity in use has expired, and peers refuse it"
+            ),
             Event::Lost { error, survival } => {
                 let survives = survival.map(tracing::field::display);
                 let next = if error.is_retryable() {
@@ -139,6 +175,29 @@ impl Observer {
             Event::PassedOver { notice } => {
                 warn!(source, event = "passed_over", %notice, "a part of an update was passed over");
             }
+            Event::NotYetValid { svid } => {
+                warn!(source, event = "not_yet_valid", "{svid}");
+            }
+            Event::Overdue {
+                svid,
+                since,
+                survival,
+            } => warn!(
+                source,
+                event = "overdue",
+                spiffe_id = %svid.id(),
+                serial = svid.serial_hex(),
+                since = %since.truncated(),
+                survives = survival.map(tracing::field::display),
+                "the identity in use should have been renewed by now"
+            ),
+            Event::Recovered { away, survival } => info!(
+                source,
+                event = "recovered",
+                away_seconds = away.as_ref().map(Duration::as_secs_f64),
+                survives = survival.map(tracing::field::display),
+                "updates come again"
+            ),
             Event::Restored => info!(
                 source,
                 event = "restored",
@@ -167,7 +226,7 @@ impl Observer {
             Event::UsedInPart { problem } => {
                 warn!(source, event = "used_in_part", %problem, "an update was used in part");
             }
-            Event::Withdrawn => info!(
+            Event::Withdrawn => warn!(
                 source,
                 event = "withdrawn",
                 "what the Workload API withdrew is no longer used"

@@ -16,6 +16,8 @@ pub struct PrometheusMetrics {
     discarded: Family<Kind, Counter>,
     lost: Family<Kind, Counter>,
     withdrawals: Family<Kind, Counter>,
+    overdue: Family<Kind, Counter>,
+    expired: Family<Kind, Counter>,
     clock_steps: Family<Kind, Counter>,
     tokens: Family<Kind, Counter>,
     token_failures: Family<Kind, Counter>,
@@ -43,6 +45,16 @@ impl PrometheusMetrics {
             "withdrawals",
             "Withdrawals by the Workload API",
             &metrics.withdrawals,
+        );
+        counter(
+            "overdue",
+            "Identities that should have been renewed and were not",
+            &metrics.overdue,
+        );
+        counter(
+            "expired",
+            "Identities that expired in use",
+            &metrics.expired,
         );
         counter(
             "clock_steps",
@@ -92,10 +104,16 @@ impl Metrics for PrometheusMetrics {
             Event::Discarded { .. } | Event::UsedInPart { .. } => {
                 self.discarded.get_or_create(&kind).inc();
             }
+            Event::Expired { .. } => {
+                self.expired.get_or_create(&kind).inc();
+            }
             Event::Lost { survival, .. } => {
                 self.lost.get_or_create(&kind).inc();
                 self.connected.get_or_create(&kind).set(0);
                 self.survival(&kind, *survival);
+            }
+            Event::Overdue { .. } => {
+                self.overdue.get_or_create(&kind).inc();
             }
             Event::TokenFetched => {
                 self.tokens.get_or_create(&kind).inc();
@@ -116,7 +134,11 @@ impl Metrics for PrometheusMetrics {
                 self.withdrawals.get_or_create(&kind).inc();
                 self.survival(&kind, None);
             }
-            Event::CacheFailed { .. } | Event::PassedOver { .. } | Event::Restored => {}
+            Event::CacheFailed { .. }
+            | Event::NotYetValid { .. }
+            | Event::PassedOver { .. }
+            | Event::Recovered { .. }
+            | Event::Restored => {}
         }
     }
 }

@@ -22,6 +22,7 @@ use spiffe_core::{
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use super::aging::{Aging, NotYetValid};
 use super::builder::default_crypto;
 use super::follow::{EndpointState, Following, Running, State, runtime};
 use super::survival::{Outlook, Readiness, Survival};
@@ -285,6 +286,7 @@ impl FileSourceBuilder {
             },
             seen: None,
             failures: 0,
+            aging: Aging::default(),
         };
         let running = Running::spawn(&runtime()?, watching.run());
         Ok(FileSource {
@@ -362,12 +364,14 @@ struct Watching {
     seen: Option<Vec<Option<Mark>>>,
     /// Readings in a row that did not fit together.
     failures: u32,
+    aging: Aging,
 }
 
 impl Watching {
     async fn run(mut self) {
         loop {
             self.look().await;
+            self.age();
             let wait = if (1..TORN_RETRIES).contains(&self.failures) {
                 TORN_RETRY
             } else {
@@ -401,6 +405,19 @@ impl Watching {
                     self.reported(error);
                 }
             }
+        }
+    }
+
+    /// Tells how what is held ages.
+    fn age(&mut self) {
+        let (current, survival) = (self.publisher.load(), self.report.outlook.load());
+        let (survival, observer) = (survival.as_deref(), &self.report.observer);
+        let news = self.aging.look(&current, survival, self.clock.now());
+        if let Some(event) = news.as_ref().and_then(|news| news.event(survival)) {
+            observer.event(&event);
+        } else if news.is_some() {
+            let away = None;
+            observer.event(&Event::Recovered { away, survival });
         }
     }
 
@@ -490,6 +507,9 @@ impl Watching {
             published: &published,
             survival: survival.as_ref(),
         });
+        if let Some(svid) = &NotYetValid::of(&published, now) {
+            self.report.observer.event(&Event::NotYetValid { svid });
+        }
         self.report.outlook.holds(survival);
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Live sources: they follow the Workload API and publish what it says.
 
+mod aging;
 pub(crate) mod backoff;
 mod builder;
 mod bundle;
@@ -16,6 +17,7 @@ mod x509;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use aging::NotYetValid;
 pub use backoff::{FIRST_DELAY, MAX_DELAY};
 pub use bundle::{BundleSource, BundleSourceBuilder};
 pub use cache::{LastGood, SealError, SealKey};

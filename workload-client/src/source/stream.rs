@@ -19,6 +19,7 @@ use tokio::sync::{Notify, watch};
 use zeroize::Zeroizing;
 
 use super::StartError;
+use super::aging::{Aging, News, NotYetValid};
 use super::backoff::Backoff;
 use super::cache::LastGood;
 use super::follow::{EndpointState, Following, Keeper, Running, State, runtime};
@@ -122,6 +123,9 @@ pub(super) fn follow<R: Reader>(
         parts: Mutex::new(Parts {
             consumer: Box::new(consumer),
             withdraw_at: None,
+            aging: Aging::default(),
+            look_at: None,
+            lost_at: None,
         }),
         state,
         outlook: outlook.clone(),
@@ -238,7 +242,7 @@ impl<U: 'static> Shared<U> {
             }
         });
         if let Some(last) = &group.last {
-            member.apply(last, None, clock.now());
+            member.apply(last, None, clock);
         }
         group.members.push(Arc::downgrade(member));
         drop(group);
@@ -300,6 +304,11 @@ struct Parts<U> {
     consumer: Box<dyn Consumer<U>>,
     /// When what is published is withdrawn, once the endpoint has said that there is nothing.
     withdraw_at: Option<Duration>,
+    aging: Aging,
+    /// When there may be more to say of what is held.
+    look_at: Option<Duration>,
+    /// When the stream was lost, unless one is followed.
+    lost_at: Option<Duration>,
 }
 
 impl<U: 'static> Member<U> {
@@ -316,7 +325,7 @@ impl<U: 'static> Member<U> {
         let mut reader = R::new(client.crypto().clone());
         match decode(&raw).and_then(|response| reader.read(response)) {
             Ok(update) => {
-                self.apply(&update, None, client.clock().now());
+                self.apply(&update, None, &**client.clock());
                 self.state.send_modify(|state| {
                     state.last_update = None;
                     state.last_error.get_or_insert_with(|| {
@@ -331,7 +340,8 @@ impl<U: 'static> Member<U> {
         }
     }
 
-    fn apply(&self, update: &U, raw: Option<&[u8]>, now: Timestamp) {
+    fn apply(&self, update: &U, raw: Option<&[u8]>, clock: &dyn Clock) {
+        let now = clock.now();
         let mut parts = self.lock();
         let before = parts.consumer.published().revision();
         let applied = match parts.consumer.apply(update, now) {
@@ -351,6 +361,9 @@ impl<U: 'static> Member<U> {
         self.outlook.goes_at(None);
         self.outlook.holds(parts.consumer.survival(now));
         let published = parts.consumer.published();
+        let lost_at = parts.lost_at.take();
+        let away = lost_at.map(|at| clock.monotonic().saturating_sub(at));
+        let news = self.age(&mut parts, clock);
         drop(parts);
         for notice in &applied.notices {
             self.observer.event(&Event::PassedOver { notice });
@@ -364,7 +377,11 @@ impl<U: 'static> Member<U> {
                 published: &published,
                 survival: survival.as_deref(),
             });
+            if let Some(svid) = &NotYetValid::of(&published, now) {
+                self.observer.event(&Event::NotYetValid { svid });
+            }
         }
+        self.tell(away, news);
         if let (Some(last_good), Some(raw), true) = (&self.last_good, raw, applied.is_enough)
             && applied.problem.is_none()
             && let Err(error) = last_good.store(raw)
@@ -381,11 +398,32 @@ impl<U: 'static> Member<U> {
         });
     }
 
+    /// Looks at how far what is held is in its life, and when to look again.
+    fn age(&self, parts: &mut Parts<U>, clock: &dyn Clock) -> Option<News> {
+        let (published, survival) = (parts.consumer.published(), self.outlook.load());
+        let (survival, now) = (survival.as_deref(), clock.now());
+        let news = parts.aging.look(&published, survival, now);
+        parts.look_at = parts.aging.next(survival).map(|at| {
+            let ahead = at.saturating_since(now);
+            clock.monotonic().saturating_add(ahead)
+        });
+        news
+    }
+
+    /// Tells that updates come again, after so long, and what is new of what is held.
+    fn tell(&self, away: Option<Duration>, news: Option<News>) {
+        let survival = self.outlook.load();
+        let survival = survival.as_deref();
+        if let Some(event) = news.as_ref().and_then(|news| news.event(survival)) {
+            self.observer.event(&event);
+        }
+        if away.is_some() || matches!(news, Some(News::Fresh)) {
+            self.observer.event(&Event::Recovered { away, survival });
+        }
+    }
+
     /// The endpoint says that there is nothing for this workload: what is published goes after the grace.
     fn denied(&self, clock: &dyn Clock) {
-        if self.grace.is_zero() {
-            return self.withdraw(clock.now());
-        }
         let mut parts = self.lock();
         if parts.withdraw_at.is_none() {
             parts.withdraw_at = Some(clock.monotonic().saturating_add(self.grace));
@@ -393,7 +431,7 @@ impl<U: 'static> Member<U> {
         }
     }
 
-    fn withdraw(&self, now: Timestamp) {
+    fn withdraw(&self, clock: &dyn Clock) {
         // Before anything else: whatever fails below, a restart must not bring it back.
         if let Some(last_good) = &self.last_good
             && let Err(error) = last_good.erase()
@@ -403,12 +441,19 @@ impl<U: 'static> Member<U> {
         let mut parts = self.lock();
         parts.withdraw_at = None;
         self.outlook.goes_at(None);
+        let before = parts.consumer.published();
         let withdrawn = parts.consumer.withdraw();
-        self.outlook.holds(parts.consumer.survival(now));
+        self.outlook.holds(parts.consumer.survival(clock.now()));
+        let news = self.age(&mut parts, clock);
         drop(parts);
+        self.tell(None, news);
         match withdrawn {
             Ok(()) => {
-                self.observer.event(&Event::Withdrawn);
+                // Each denial withdraws; only the first of them takes something.
+                let took = !(before.svids().is_empty() && before.bundles().is_empty());
+                if took && !self.state.borrow().withdrawn {
+                    self.observer.event(&Event::Withdrawn);
+                }
                 self.state.send_modify(|state| state.withdrawn = true);
             }
             Err(rejection) => {
@@ -454,15 +499,21 @@ impl<R: Reader> Task<R> {
                 End::ClockStepped => continue,
                 End::Failed(error) => error,
             };
-            self.failed(&error);
-            if !error.is_retryable() {
-                return;
-            }
-            if matches!(error, ClientError::PermissionDenied { .. }) {
+            let denied = matches!(error, ClientError::PermissionDenied { .. });
+            if denied {
                 self.reader.forget();
                 let clock = &*self.clock;
                 self.shared()
                     .each(|group| group.last = None, |member| member.denied(clock));
+            }
+            self.failed(&error);
+            if !error.is_retryable() {
+                // Nothing is asked any more; what is held goes on ageing.
+                self.each_state(EndpointState::Stopped, None);
+                return self.or_due(std::future::pending()).await;
+            }
+            if denied {
+                self.due(self.clock.monotonic());
             }
             let random = &*self.random;
             let now = self.clock.monotonic();
@@ -480,7 +531,7 @@ impl<R: Reader> Task<R> {
                 let shared = self.shared().clone();
                 let wait = self.clock.sleep_until(now.saturating_add(delay));
                 let joined = pin!(shared.joined.notified());
-                self.or_withdraw(select(wait, joined)).await;
+                self.or_due(select(wait, joined)).await;
             }
             self.clock_step();
         }
@@ -490,7 +541,7 @@ impl<R: Reader> Task<R> {
     async fn session(&mut self, good_since: &mut Option<Duration>) -> End {
         self.each_state(EndpointState::Connecting, None);
         let client = self.client.clone();
-        let mut responses = match self.or_withdraw(R::open(&client)).await {
+        let mut responses = match self.or_due(R::open(&client)).await {
             Ok(responses) => responses,
             Err(error) => return End::Failed(error),
         };
@@ -500,7 +551,7 @@ impl<R: Reader> Task<R> {
                 loop {
                     let check_at = self.clock.monotonic().saturating_add(CLOCK_CHECK_INTERVAL);
                     let check = self.clock.sleep_until(check_at);
-                    match self.or_withdraw(select(next.as_mut(), check)).await {
+                    match self.or_due(select(next.as_mut(), check)).await {
                         Either::Left((response, _)) => break response,
                         Either::Right(_) if self.clock_step() => return End::ClockStepped,
                         Either::Right(_) => {}
@@ -516,7 +567,7 @@ impl<R: Reader> Task<R> {
 
     /// Hands a message to every member.
     fn apply(&mut self, response: R::Response, good_since: &mut Option<Duration>) {
-        let (mut wants_raw, now) = (false, self.clock.now());
+        let mut wants_raw = false;
         self.shared()
             .each(|_| {}, |member| wants_raw |= member.last_good.is_some());
         let raw = wants_raw.then(|| Zeroizing::new(response.encode_to_vec()));
@@ -539,7 +590,7 @@ impl<R: Reader> Task<R> {
                     if first {
                         member.observer.event(&Event::Connected);
                     }
-                    member.apply(&update, raw, now);
+                    member.apply(&update, raw, &*self.clock);
                 });
             }
             Err(error) => {
@@ -570,6 +621,7 @@ impl<R: Reader> Task<R> {
             group.is_over |= !error.is_retryable();
         };
         self.shared().each(known, |member| {
+            member.lock().lost_at.get_or_insert(now);
             let survival = member.outlook.load();
             member.observer.event(&Event::Lost {
                 error,
@@ -611,27 +663,30 @@ impl<R: Reader> Task<R> {
                 let mut parts = member.lock();
                 parts.consumer.clock_stepped();
                 member.outlook.holds(parts.consumer.survival(now));
+                let news = member.age(&mut parts, &*self.clock);
                 drop(parts);
                 let survival = member.outlook.load();
                 member.observer.event(&Event::ClockStepped {
                     by,
                     survival: survival.as_deref(),
                 });
+                member.tell(None, news);
             },
         );
         true
     }
 
-    /// Awaits `future`, withdrawing meanwhile where the time for that comes.
-    async fn or_withdraw<T>(&self, future: impl Future<Output = T>) -> T {
+    /// Awaits `future`, meanwhile doing what has a time of its own: withdrawing, and telling how what is held ages.
+    async fn or_due<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
         loop {
             let mut first: Option<Duration> = None;
             self.shared().each(
                 |_| {},
                 |member| {
-                    let at = member.lock().withdraw_at;
-                    first = first.into_iter().chain(at).min();
+                    let parts = member.lock();
+                    let times = first.into_iter().chain(parts.withdraw_at);
+                    first = times.chain(parts.look_at).min();
                 },
             );
             let Some(at) = first else {
@@ -639,20 +694,28 @@ impl<R: Reader> Task<R> {
             };
             match select(future.as_mut(), self.clock.sleep_until(at)).await {
                 Either::Left((output, _)) => return output,
-                Either::Right(_) => {
-                    let now = self.clock.now();
-                    self.shared().each(
-                        |_| {},
-                        |member| {
-                            let due = member.lock().withdraw_at;
-                            if due.is_some_and(|due| due <= at) {
-                                member.withdraw(now);
-                            }
-                        },
-                    );
-                }
+                Either::Right(_) => self.due(at),
             }
         }
+    }
+
+    /// Does what is due by `at`, on the stopwatch.
+    fn due(&self, at: Duration) {
+        let is_due = |due: Option<Duration>| due.is_some_and(|due| due <= at);
+        self.shared().each(
+            |_| {},
+            |member| {
+                let mut parts = member.lock();
+                if is_due(parts.withdraw_at) {
+                    drop(parts);
+                    member.withdraw(&*self.clock);
+                } else if is_due(parts.look_at) {
+                    let news = member.age(&mut parts, &*self.clock);
+                    drop(parts);
+                    member.tell(None, news);
+                }
+            },
+        );
     }
 
     fn shared(&self) -> &Arc<Shared<R::Update>> {

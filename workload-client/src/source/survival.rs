@@ -140,7 +140,7 @@ impl fmt::Display for Survival {
             Ends::Nothing => f.write_str("for good: nothing that is held ends by itself"),
             Ends::Svid { id } => write!(f, "until {until}, when the SVID of {id} ends"),
             Ends::Token { id } => write!(f, "until {until}, when a token of {id} ends"),
-            Ends::Withdrawal => write!(f, "until {until}, when what was withdrawn must go"),
+            Ends::Withdrawal => write!(f, "until {until}, when it is withdrawn"),
         }
     }
 }
@@ -190,10 +190,7 @@ impl Readiness {
         let Ok(svid) = snapshot.svid() else {
             return Self::Empty;
         };
-        let not_after = svid.not_after();
-        let end = survival.map_or(not_after, |survival| survival.until().min(not_after));
-        let life = svid.not_after().saturating_since(svid.not_before());
-        let window_closes = svid.not_before() + life * 2 / 3;
+        let (window_closes, end) = ages(svid, survival);
         if end < now {
             Self::Expired { since: end }
         } else if window_closes <= now {
@@ -204,6 +201,13 @@ impl Readiness {
             Self::Ready
         }
     }
+}
+
+/// When the window for the renewal of an SVID closes, and the last instant at which it serves.
+pub(super) fn ages(svid: &X509Svid, survival: Option<&Survival>) -> (Timestamp, Timestamp) {
+    let (from, to) = (svid.not_before(), svid.not_after());
+    let end = survival.map_or(to, |survival| survival.until().min(to));
+    (from + to.saturating_since(from) * 2 / 3, end)
 }
 
 /// The survival that readers load: what is held and, over it, the end of a grace.

@@ -313,7 +313,11 @@ pub(super) fn check(
 ) -> Result<(), String> {
     let not_after = svid.not_after();
     if not_after < now {
-        return Err(format!("the SVID of {} expired at {not_after}", svid.id()));
+        return Err(format!(
+            "the SVID of {} expired at {not_after}, and it is {} here: check this machine's clock",
+            svid.id(),
+            now.truncated()
+        ));
     }
     let own = bundles.get(svid.trust_domain());
     if own.is_none_or(|own| own.x509_authorities().is_empty()) {

@@ -8,6 +8,7 @@
 mod blocking;
 mod bundle_source;
 mod client;
+mod events;
 mod file_source;
 mod hostile;
 mod jwt_source;

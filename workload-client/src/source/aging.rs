@@ -1,0 +1,152 @@
+//! What is said of an identity as it ages: that its renewal is overdue, that it has expired, and that it is fresh again,
+//! each once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use spiffe_core::snapshot::Snapshot;
+use spiffe_core::{SpiffeId, Timestamp, X509Svid};
+
+use super::survival::{Readiness, Survival, ages};
+use crate::observe::Event;
+
+/// An SVID that is not valid yet by this machine's clock, which is behind that of the issuer. For its peers it is valid.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the SVID of {id} is valid from {not_before} only, and it is {now} here: check this machine's clock"
+)]
+#[non_exhaustive]
+pub struct NotYetValid {
+    /// Its SPIFFE ID.
+    pub id: SpiffeId,
+    /// The first instant of its validity.
+    pub not_before: Timestamp,
+    /// What the clock says.
+    pub now: Timestamp,
+}
+
+impl NotYetValid {
+    /// The first SVID that is not valid yet at `now`, if any.
+    pub fn of(snapshot: &Snapshot, now: Timestamp) -> Option<Self> {
+        let mut svids = snapshot.svids().iter();
+        let svid = svids.find(|svid| svid.not_before() > now)?;
+        Some(Self {
+            id: svid.id().clone(),
+            not_before: svid.not_before(),
+            now: now.truncated(),
+        })
+    }
+}
+
+/// How far the default identity is in its life, by what has been said of it.
+#[derive(Debug, Default)]
+pub(super) struct Aging {
+    said: Said,
+    /// The identity, and since when it is held.
+    held: Option<(Arc<X509Svid>, Timestamp)>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Said {
+    #[default]
+    Nothing,
+    Overdue,
+    Expired,
+}
+
+/// What there is to say.
+#[derive(Clone, Debug)]
+pub(super) enum News {
+    Expired {
+        svid: Arc<X509Svid>,
+        since: Timestamp,
+    },
+    Fresh,
+    Overdue {
+        svid: Arc<X509Svid>,
+        since: Timestamp,
+    },
+}
+
+impl News {
+    /// The event of it; there is none of its own for what is fresh again.
+    pub(super) fn event<'a>(&'a self, survival: Option<&'a Survival>) -> Option<Event<'a>> {
+        match self {
+            Self::Expired { svid, since } => Some(Event::Expired {
+                svid,
+                since: *since,
+            }),
+            Self::Fresh => None,
+            Self::Overdue { svid, since } => Some(Event::Overdue {
+                svid,
+                since: *since,
+                survival,
+            }),
+        }
+    }
+}
+
+impl Aging {
+    /// Looks at what is held at `now`.
+    pub(super) fn look(
+        &mut self,
+        snapshot: &Snapshot,
+        survival: Option<&Survival>,
+        now: Timestamp,
+    ) -> Option<News> {
+        let readiness = Readiness::of_svid(snapshot, survival, now);
+        let Ok(svid) = snapshot.svid() else {
+            *self = Self::default();
+            return None;
+        };
+        let known = self.held.as_ref();
+        let is_new = !known.is_some_and(|(known, _)| Arc::ptr_eq(known, svid));
+        if is_new {
+            self.held = Some((svid.clone(), now));
+        }
+        let is_renewed = match readiness {
+            Readiness::Expired { since } => {
+                let is_news = self.said < Said::Expired;
+                self.said = Said::Expired;
+                let svid = svid.clone();
+                return is_news.then_some(News::Expired { svid, since });
+            }
+            Readiness::Overdue { .. } => is_new,
+            Readiness::Ready | Readiness::Empty => true,
+        };
+        if is_renewed {
+            let was_old = self.said > Said::Nothing;
+            self.said = Said::Nothing;
+            return was_old.then_some(News::Fresh);
+        }
+        let (overdue_at, since) = self.overdue_at(survival)?;
+        if self.said >= Said::Overdue || now < overdue_at {
+            return None;
+        }
+        self.said = Said::Overdue;
+        let svid = svid.clone();
+        Some(News::Overdue { svid, since })
+    }
+
+    /// When to look again, if nothing else happens.
+    pub(super) fn next(&self, survival: Option<&Survival>) -> Option<Timestamp> {
+        let (svid, _) = self.held.as_ref()?;
+        let (_, end) = ages(svid, survival);
+        let expired_at = end + Duration::from_nanos(1);
+        match self.said {
+            Said::Nothing => Some(self.overdue_at(survival)?.0.min(expired_at)),
+            Said::Overdue => Some(expired_at),
+            Said::Expired => None,
+        }
+    }
+
+    /// When it is said that the renewal is overdue, and since when it is. A life that begins well before the SVID is
+    /// handed over, since it is short and backdated, or since an agent has held it for long, has passed two thirds at
+    /// once: two thirds of what was left are waited for then.
+    fn overdue_at(&self, survival: Option<&Survival>) -> Option<(Timestamp, Timestamp)> {
+        let (svid, held_since) = self.held.as_ref()?;
+        let (window_closes, end) = ages(svid, survival);
+        let patience = *held_since + end.saturating_since(*held_since) * 2 / 3;
+        Some((window_closes.max(patience), window_closes))
+    }
+}
