@@ -33,18 +33,23 @@ impl Endpoint {
     ///
     /// # Errors
     ///
-    /// [`EndpointError::NotSet`], or what is wrong with the value: Workload Endpoint §4.
+    /// [`EndpointError::NotSet`], or [`EndpointError::Variable`] with what is wrong with the value: Workload Endpoint §4.
     pub fn from_env() -> Result<Self, EndpointError> {
         Self::from_variable(std::env::var_os(ENDPOINT_VARIABLE))
     }
 
     fn from_variable(value: Option<OsString>) -> Result<Self, EndpointError> {
-        value
+        let value = value
             .filter(|value| !value.is_empty())
-            .ok_or(EndpointError::NotSet)?
-            .to_str()
-            .ok_or(EndpointError::IllegalByte)?
-            .parse()
+            .ok_or(EndpointError::NotSet)?;
+        let parsed = match value.to_str() {
+            Some(text) => text.parse(),
+            None => Err(EndpointError::IllegalByte),
+        };
+        parsed.map_err(|problem| EndpointError::Variable {
+            value: value.to_string_lossy().into_owned(),
+            problem: Box::new(problem),
+        })
     }
 
     /// A Unix socket by its path.
@@ -347,6 +352,14 @@ pub enum EndpointError {
         /// What stands there.
         found: String,
     },
+    /// What the environment names is no endpoint.
+    #[error("{ENDPOINT_VARIABLE} is {value:?}: {problem}")]
+    Variable {
+        /// The variable's value.
+        value: String,
+        /// What is wrong with it.
+        problem: Box<Self>,
+    },
 }
 
 #[cfg(test)]
@@ -509,13 +522,17 @@ mod tests {
             Endpoint::from_variable(Some(String::new().into())),
             Err(EndpointError::NotSet)
         );
+        let wrong = |value: &[u8]| {
+            let value = OsString::from_vec(value.to_vec());
+            match Endpoint::from_variable(Some(value)) {
+                Err(error @ EndpointError::Variable { .. }) => error.to_string(),
+                other => panic!("{other:?}"),
+            }
+        };
         assert_eq!(
-            Endpoint::from_variable(Some("/s".into())),
-            Err(EndpointError::NoScheme)
+            wrong(b"/s"),
+            "SPIFFE_ENDPOINT_SOCKET is \"/s\": the endpoint has no scheme; write unix:///path/to/socket or tcp://IP:PORT"
         );
-        assert_eq!(
-            Endpoint::from_variable(Some(OsString::from_vec(b"unix:///\xff".to_vec()))),
-            Err(EndpointError::IllegalByte)
-        );
+        assert!(wrong(b"unix:///\xff").contains("percent-encoded"));
     }
 }

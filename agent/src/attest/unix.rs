@@ -63,8 +63,8 @@ impl UnixAttestor {
         self
     }
 
-    /// Why no caller ever has `selector`, in one line; `None` when one may. An entry with such a selector matches
-    /// nobody, and says so to nobody unless somebody asks here.
+    /// Why no caller has `selector`, in one line, as users and groups of this machine are now; `None` when one may. An
+    /// entry with such a selector matches nobody, and says so to nobody unless somebody asks here.
     pub fn never_gives(selector: &Selector) -> Option<&'static str> {
         if selector.kind() != "unix" {
             return Some("the unix attestor gives selectors of the type 'unix' only");
@@ -82,6 +82,13 @@ impl UnixAttestor {
                         .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) =>
             {
                 Some("it takes 64 lower-case hexadecimal digits")
+            }
+            // Where the system cannot say, it may be asked again.
+            "user" if matches!(User::from_name(value), Ok(None)) => {
+                Some("this machine has no such user")
+            }
+            "group" | "supplementary_group" if matches!(Group::from_name(value), Ok(None)) => {
+                Some("this machine has no such group")
             }
             "uid"
             | "gid"
@@ -280,7 +287,7 @@ mod tests {
         for good in [
             "unix:uid:0",
             "unix:user:root",
-            "unix:group:x y",
+            "unix:group:root",
             "unix:path:/bin/sh",
             &format!("unix:sha256:{hash}"),
         ] {
@@ -288,6 +295,9 @@ mod tests {
         }
         for bad in [
             "unix:uid:root",
+            "unix:user:no such user",
+            "unix:group:no such group",
+            "unix:supplementary_group:no such group",
             "unix:gid:-1",
             "unix:uuid:0",
             "unix:path:sh",

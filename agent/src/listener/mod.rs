@@ -248,7 +248,7 @@ pub enum ListenError {
     },
 
     /// The kernel refused for another reason.
-    #[error("{doing} socket {} failed", path.display())]
+    #[error("{doing} socket {} failed: {source}", path.display())]
     Os {
         /// The socket.
         path: PathBuf,
@@ -257,6 +257,15 @@ pub enum ListenError {
         /// What the kernel said.
         #[source]
         source: io::Error,
+    },
+
+    /// Its file system takes no writes.
+    #[error("{doing} socket {} is impossible, for its file system is read-only: choose a path in one that can be written", path.display())]
+    ReadOnly {
+        /// The socket.
+        path: PathBuf,
+        /// What was being done.
+        doing: &'static str,
     },
 
     /// Too long for a socket address.
@@ -285,6 +294,7 @@ impl ListenError {
             io::ErrorKind::AddrInUse => Self::InUse { path },
             io::ErrorKind::NotFound => Self::NoDirectory { path },
             io::ErrorKind::PermissionDenied => Self::PermissionDenied { path, doing },
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly { path, doing },
             _ => Self::Os {
                 path,
                 doing,

@@ -85,6 +85,16 @@ struct Open {
 #[derive(Debug)]
 struct Lock(OwnedFd);
 
+impl Lock {
+    /// Leaves the process's number for whoever comes second. That it cannot be left, on a full disk say, hinders nothing.
+    fn taken(lock: OwnedFd) -> Self {
+        let number = format!("{}\n", std::process::id());
+        let _ = rustix::fs::ftruncate(&lock, 0)
+            .and_then(|()| rustix::io::pwrite(&lock, number.as_bytes(), 0));
+        Self(lock)
+    }
+}
+
 impl Drop for Lock {
     fn drop(&mut self) {
         // Nothing is left to be done about a lock that cannot be released; it ends with the process.
@@ -267,15 +277,15 @@ impl DeliveryDirectory {
             .map_err(|error| failed(error.into()))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                let path = self.path.clone();
-                return Err(DeliveryError::Locked { path });
+                let (path, holder) = (self.path.clone(), holder(lock));
+                return Err(DeliveryError::Locked { path, holder });
             }
             locked => locked.map_err(|error| failed(error.into()))?,
         }
         Ok(Open {
             outer,
             inner,
-            _lock: Lock(lock),
+            _lock: Lock::taken(lock),
         })
     }
 
@@ -574,6 +584,16 @@ fn remove_contents(disk: &dyn Disk, at: &OwnedFd, name: &str, deeper: usize) -> 
         }
     }
     Ok(())
+}
+
+/// Who has the lock, by the number in its file.
+fn holder(lock: OwnedFd) -> String {
+    let text = read_bounded(File::from(lock)).unwrap_or_default();
+    match std::str::from_utf8(&text).map(|text| text.trim().parse::<u32>()) {
+        Ok(Ok(number)) => format!("process {number}"),
+        // It may be about to write its number.
+        _ => "another process".into(),
+    }
 }
 
 fn remove_if_there(disk: &dyn Disk, at: &OwnedFd, name: &str) -> io::Result<()> {

@@ -10,9 +10,7 @@ use spiffe_core::SpiffeId;
 #[non_exhaustive]
 pub enum DeliveryError {
     /// The command that is run after a switch failed.
-    #[error(
-        "the files are in place, but the command {command:?} failed: {reason}; it is run again later"
-    )]
+    #[error("the files are in place, but the command {command:?} failed: {reason}")]
     Command {
         /// The program.
         command: String,
@@ -49,11 +47,13 @@ pub enum DeliveryError {
     },
     /// Another process delivers into the directory.
     #[error(
-        "another process delivers into {path}; stop that one, or give each a directory of its own"
+        "{path} is locked: {holder} delivers into it; stop that one, or give each a directory of its own"
     )]
     Locked {
         /// The directory.
         path: PathBuf,
+        /// Who holds the lock, such as `process 4711`.
+        holder: String,
     },
     /// The writer's own directory could be changed by others.
     #[error(
@@ -64,9 +64,7 @@ pub enum DeliveryError {
         path: PathBuf,
     },
     /// The process to be told could not be signalled.
-    #[error(
-        "the files are in place, but {whom} could not be signalled: {reason}; it is tried again later"
-    )]
+    #[error("the files are in place, but {whom} could not be signalled: {reason}")]
     Signal {
         /// The process, or the file that names it.
         whom: String,

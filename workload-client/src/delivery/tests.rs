@@ -377,7 +377,8 @@ async fn one_writer_at_a_time() {
     let mut first = place.directory();
     first.write(&files).unwrap();
     let error = place.directory().write(&files).unwrap_err();
-    assert_eq!(error, DeliveryError::Locked { path: place.path() });
+    let (path, holder) = (place.path(), format!("process {}", std::process::id()));
+    assert_eq!(error, DeliveryError::Locked { path, holder });
     drop(first);
     place.directory().write(&files).unwrap();
 }
