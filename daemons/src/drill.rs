@@ -16,7 +16,7 @@ use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::program::private_directory;
+use crate::program::{PlaceError, private_directory};
 
 /// How far prediction and observation may lie apart.
 pub const TOLERANCE: Duration = Duration::from_secs(1);
@@ -48,6 +48,9 @@ pub enum DrillError {
         /// What the system says.
         source: io::Error,
     },
+    /// No place for it.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// There was nothing to withhold.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -100,8 +103,13 @@ impl Outage {
     ///
     /// [`DrillError`].
     pub async fn rehearse(&self) -> Result<Report, DrillError> {
+        // Once without the gate: what is wrong with the endpoint is told of the endpoint itself.
+        let direct = WorkloadApiClient::builder(self.endpoint.clone()).build();
+        let direct = X509Source::builder().client(direct).timeout(self.timeout);
+        direct.build().await?.shutdown().await;
+
         let failed = |source| DrillError::Socket { source };
-        let place = private_directory("spiffe-drill-").map_err(failed)?;
+        let place = private_directory("spiffe-drill-")?;
         let path = place.path().join("s");
         let gate = Gate::open(&path, self.endpoint.clone()).map_err(failed)?;
         let clock = Arc::new(FastClock::new());

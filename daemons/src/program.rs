@@ -1,9 +1,11 @@
-//! A program that knows nothing of SPIFFE: started once its files are there, and restarted or signalled when they change.
+//! A program that knows nothing of SPIFFE: started once its files are there, restarted or signalled when they change, and
+//! stopped while there is no identity.
 
 use std::ffi::OsString;
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use spiffe_core::Clock;
-use spiffe_workload_client::delivery::{Delivery, DeliveryError, environment};
+use spiffe_workload_client::delivery::{Delivery, DeliveryError, DeliveryStatus, environment};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
@@ -99,6 +101,9 @@ impl Program {
     /// Runs the program until it ends by itself, or by a signal that was passed on. It gets the variables of
     /// [`environment`].
     ///
+    /// It runs only while there is an identity: when that is withdrawn it is stopped, whatever else its files' changes do to
+    /// it, and started again once there is one.
+    ///
     /// # Errors
     ///
     /// [`ProgramError`].
@@ -107,43 +112,67 @@ impl Program {
         delivery: &mut Delivery,
         signals: &mut mpsc::Receiver<Signal>,
     ) -> Result<ExitStatus, ProgramError> {
-        let mut revision = self.first_revision(delivery).await?;
-        let mut child = self.start()?;
+        let mut status = self.first_delivery(delivery).await?;
+        let mut revision = status.revision;
+        let mut running: Option<Child> = None;
         loop {
-            tokio::select! {
-                biased;
-                ended = child.wait() => return ended.map_err(|error| self.failed(error)),
-                Some(signal) = signals.recv() => self.send(&child, signal),
-                status = delivery.changed() => {
-                    let status = status.ok_or(ProgramError::Ended)?;
-                    if status.revision == revision {
-                        continue;
+            let is_new = status.revision != revision;
+            revision = status.revision;
+            match &mut running {
+                None if status.svids > 0 => running = Some(self.start()?),
+                None => tracing::debug!(program = ?self.program, "waiting for an identity"),
+                Some(child) if status.svids == 0 => {
+                    tracing::warn!(
+                        program = ?self.program,
+                        "the identity was withdrawn: stopping the program until there is one again"
+                    );
+                    if let Some(ended) = self.stop(child, signals).await? {
+                        return Ok(ended);
                     }
-                    revision = status.revision;
-                    match self.on_rotation {
-                        OnRotation::Nothing => {}
-                        OnRotation::Signal(signal) => self.send(&child, signal),
-                        OnRotation::Restart => {
-                            tracing::info!(program = ?self.program, "restarting");
-                            if let Some(ended) = self.stop(&mut child, signals).await? {
-                                return Ok(ended);
-                            }
-                            child = self.start()?;
-                        }
-                    }
+                    running = None;
                 }
+                Some(child) if is_new => match self.on_rotation {
+                    OnRotation::Nothing => {}
+                    OnRotation::Signal(signal) => self.send(child, signal),
+                    OnRotation::Restart => {
+                        tracing::info!(program = ?self.program, "restarting");
+                        if let Some(ended) = self.stop(child, signals).await? {
+                            return Ok(ended);
+                        }
+                        // What has come meanwhile is seen below.
+                        running = Some(self.start()?);
+                    }
+                },
+                Some(_) => {}
             }
+            status = loop {
+                tokio::select! {
+                    biased;
+                    ended = ended(&mut running) => return ended.map_err(|error| self.failed(error)),
+                    Some(signal) = signals.recv() => match &running {
+                        Some(child) => self.send(child, signal),
+                        None if ENDINGS.contains(&signal) => {
+                            return Ok(ExitStatus::from_raw(signal as i32));
+                        }
+                        None => {}
+                    },
+                    status = delivery.changed() => break status.ok_or(ProgramError::Ended)?,
+                }
+            };
         }
     }
 
-    async fn first_revision(&self, delivery: &mut Delivery) -> Result<Option<u64>, ProgramError> {
+    async fn first_delivery(
+        &self,
+        delivery: &mut Delivery,
+    ) -> Result<DeliveryStatus, ProgramError> {
         let mut status = delivery.status();
         loop {
             if let Some(error) = status.last_error {
                 return Err(error.into());
             }
             if status.revision.is_some() {
-                return Ok(status.revision);
+                return Ok(status);
             }
             status = delivery.changed().await.ok_or(ProgramError::Ended)?;
         }
@@ -213,21 +242,52 @@ impl Program {
     }
 }
 
+/// Waits for the end of a program; for ever where none runs.
+async fn ended(running: &mut Option<Child>) -> io::Result<ExitStatus> {
+    match running {
+        Some(child) => child.wait().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// A directory for this user alone, removed when dropped: in `XDG_RUNTIME_DIR`, which is in memory, or else among temporary
 /// files.
 ///
 /// # Errors
 ///
-/// What the system says.
-pub fn private_directory(prefix: &str) -> io::Result<TempDir> {
+/// [`PlaceError`].
+pub fn private_directory(prefix: &str) -> Result<TempDir, PlaceError> {
     let mut builder = tempfile::Builder::new();
     builder
         .prefix(prefix)
         .permissions(Permissions::from_mode(0o700));
-    match std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()) {
-        Some(runtime) => builder.tempdir_in(runtime),
-        None => builder.tempdir(),
-    }
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty());
+    let (variable, place) = match runtime {
+        Some(runtime) => ("XDG_RUNTIME_DIR", PathBuf::from(runtime)),
+        None => ("TMPDIR", std::env::temp_dir()),
+    };
+    builder.tempdir_in(&place).map_err(|error| PlaceError {
+        place,
+        variable,
+        // Without the path that was tried, which nobody has chosen.
+        reason: error.kind().to_string(),
+    })
+}
+
+/// No private directory could be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "cannot make a private directory in {}: {reason}; set {variable} to a directory that this user may write in",
+    place.display()
+)]
+#[non_exhaustive]
+pub struct PlaceError {
+    /// Where it was to be.
+    pub place: PathBuf,
+    /// The environment variable that chooses.
+    pub variable: &'static str,
+    /// What the system says.
+    pub reason: String,
 }
 
 /// The signals by which somebody says that it is over.

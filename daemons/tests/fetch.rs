@@ -8,10 +8,14 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 use spiffe_core::crypto::aws_lc_rs;
-use spiffe_core::{JwtSvid, X509Svid};
+use spiffe_core::{BoxFuture, Clock, JwtSvid, SystemClock, Timestamp, X509Svid};
+use spiffe_daemons::local::{LocalApi, LocalTrustDomain};
+use spiffe_registration::Entry;
 use spiffe_workload_client::delivery::{OpenRevision, read_flat};
 use support::{Running, Up, own_entry, run, spiffe};
 use tempfile::TempDir;
@@ -252,7 +256,7 @@ fn what_was_withdrawn_while_nobody_looked_is_removed() {
     drop(w.up.take());
     w.up = Some(Up::start(&w.at("s"), &[]));
     let follow = w.follow(&["--write", &directory]);
-    follow.line("revision 2 is in");
+    follow.line("the identity was withdrawn, and the files are removed from");
     let left = fs::read_dir(w.at("svid")).unwrap();
     let mut left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
     left.sort();
@@ -262,6 +266,124 @@ fn what_was_withdrawn_while_nobody_looked_is_removed() {
         .status()
         .unwrap();
     assert_eq!(key.code(), Some(1), "no key is left anywhere below");
+}
+
+#[test]
+fn a_withdrawal_is_said_and_so_is_what_comes_after_it() {
+    let mut w = World::new("");
+    let directory = w.text("svid");
+    let follow = w.follow(&["--write", &directory]);
+    let json = w.text("json");
+    let json = w.follow(&["--write", &json, "--output", "json"]);
+    follow.line(&format!("revision 1 is in {directory}"));
+    json.line("\"revision\":1,\"withdrawn\":false");
+    drop(w.up.take());
+    w.up = Some(Up::start(&w.at("s"), &[]));
+    let said = follow.log_line("when it is withdrawn");
+    assert!(said.contains("has nothing for this workload"), "{said}");
+    let said = follow.log_line("event=\"withdrawn\"");
+    assert!(said.contains("WARN"), "{said}");
+    let said = follow.log_line("withdrawn: the files are removed");
+    assert!(said.contains("WARN"), "{said}");
+    follow.line(&format!(
+        "the identity was withdrawn, and the files are removed from {directory} (revision 2)"
+    ));
+    json.line("\"revision\":2,\"withdrawn\":true");
+    drop(w.up.take());
+    w.up = Some(Up::start(&w.at("s"), &["--entry", &own_entry("web", "")]));
+    follow.line(&format!("revision 3 is in {directory}"));
+    json.line("\"revision\":3,\"withdrawn\":false");
+}
+
+#[test]
+fn a_directory_that_another_process_delivers_into_is_named_as_such() {
+    let w = World::new("");
+    let directory = w.text("svid");
+    let follow = w.follow(&["--write", &directory]);
+    follow.line("revision 1 is in");
+    let line = w.bad(1, &["--write", &directory]);
+    let holder = format!("{directory} is locked: process {} delivers", follow.id());
+    assert!(line.contains(&holder), "{line}");
+    let second = w.follow(&["--write", &directory]);
+    second.line(&holder);
+    assert!(follow.terminate().success());
+    second.line("revision 1 is in");
+    w.good(&["--write", &w.text("another")]);
+}
+
+/// The system's clock, set ahead or back.
+#[derive(Debug)]
+struct Skewed {
+    system: SystemClock,
+    ahead: Duration,
+    back: Duration,
+}
+
+impl Clock for Skewed {
+    fn now(&self) -> Timestamp {
+        self.system.now() + self.ahead - self.back
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.system.monotonic()
+    }
+
+    fn sleep_until(&self, deadline: Duration) -> BoxFuture<'static, ()> {
+        self.system.sleep_until(deadline)
+    }
+}
+
+/// A trust domain in this process, whose clock is so far ahead of the system's, or behind it.
+async fn skewed(ahead: Duration, back: Duration) -> (LocalTrustDomain, LocalApi, TempDir) {
+    let place = tempfile::tempdir().unwrap();
+    let system = SystemClock::new();
+    let clock = Skewed {
+        system,
+        ahead,
+        back,
+    };
+    let entry = Entry::from_text(&own_entry("web", ""), || "1".into()).unwrap();
+    let domain = LocalTrustDomain::builder("example.org".parse().unwrap());
+    let domain = domain.entries([entry]).clock(Arc::new(clock));
+    let domain = domain.build().await.unwrap();
+    let api = domain.serve(place.path().join("s")).unwrap();
+    (domain, api, place)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_not_the_issuers_is_named_with_both_times() {
+    let two_hours = Duration::from_secs(7200);
+    let fetch = |place: &TempDir| {
+        let mut command = spiffe();
+        let command = command.args(["fetch", "--timeout", "2s", "--socket"]);
+        let output = command.arg(place.path().join("s")).output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let none = Duration::ZERO;
+    let (_domain, _api, place) = skewed(two_hours, none).await;
+    let (status, errors) = tokio::task::block_in_place(|| fetch(&place));
+    assert_eq!(status, Some(0), "{errors}");
+    assert!(
+        errors.starts_with("warning: the SVID of spiffe://example.org/web is valid from 2")
+            && errors.contains(" here: check this machine's clock")
+            && errors.lines().count() == 1,
+        "{errors}"
+    );
+    let (_domain, _api, place) = skewed(none, two_hours).await;
+    let (status, errors) = tokio::task::block_in_place(|| fetch(&place));
+    assert_eq!(status, Some(1), "{errors}");
+    assert!(
+        errors.contains("the SVID of spiffe://example.org/web expired at 2")
+            && errors.contains(" here: check this machine's clock")
+            && errors.lines().count() == 1,
+        "{errors}"
+    );
+    let (_domain, _api, place) = skewed(none, none).await;
+    let (status, errors) = tokio::task::block_in_place(|| fetch(&place));
+    assert_eq!((status, errors.as_str()), (Some(0), ""));
 }
 
 #[test]
@@ -288,9 +410,9 @@ fn what_goes_wrong_is_one_line() {
         assert!(line.contains(says), "{arguments:?}: {line}");
     }
     let line = w.bad(1, &["--write", &directory, "--exec", "exit 7"]);
-    assert!(
-        line.contains("exit status: 7") && line.contains("files are in place"),
-        "{line}"
+    assert_eq!(
+        line,
+        "the files are in place, but the command \"exit 7\" failed: exit status: 7"
     );
     svid(&w.at("svid"));
     fs::write(w.at("file"), "precious").unwrap();
@@ -304,6 +426,18 @@ fn what_goes_wrong_is_one_line() {
     assert_eq!(status, 1);
     assert!(
         errors.contains("/no/such/socket") && errors.lines().count() == 1,
+        "{errors}"
+    );
+    let output = spiffe()
+        .arg("fetch")
+        .env("SPIFFE_ENDPOINT_SOCKET", "/run/agent.sock")
+        .output()
+        .unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        errors
+            .contains("SPIFFE_ENDPOINT_SOCKET is \"/run/agent.sock\": the endpoint has no scheme")
+            && errors.lines().count() == 1,
         "{errors}"
     );
     let (status, _, errors) = run(&["fetch"]);

@@ -28,6 +28,12 @@ impl World {
         }
     }
 
+    /// Another trust domain of the same name at the same socket.
+    fn restart(&mut self, arguments: &[&str]) {
+        drop(self.up.take());
+        self.up = Some(Up::start(Path::new(&self.socket), arguments));
+    }
+
     /// A verb of this trust domain, whose temporary files are in the test's own directory.
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = spiffe();
@@ -111,6 +117,32 @@ fn a_rotation_restarts_it_or_signals_it_or_lets_it_be() {
 }
 
 #[test]
+fn a_program_runs_only_while_there_is_an_identity() {
+    let mut w = World::new("");
+    let line =
+        "trap 'echo stopped; exit 5' TERM; ls $SPIFFE_KEY_FILE; while :; do sleep 0.05; done";
+    let restarted = w.start(&[], line);
+    let looks_itself = w.start(&["--on-rotation", "nothing"], line);
+    for running in [&restarted, &looks_itself] {
+        running.line("svid.0.key");
+    }
+    w.restart(&[]);
+    for running in [&restarted, &looks_itself] {
+        let said = running.log_line("the identity was withdrawn");
+        assert!(said.contains("WARN"), "{said}");
+        running.line("stopped");
+    }
+    // There is nothing to pass a signal on to; it ends the waiting.
+    assert_eq!(looks_itself.terminate().code(), Some(128 + 15));
+    w.restart(&["--entry", &own_entry("web", "")]);
+    restarted.line("svid.0.key");
+    restarted.signal("TERM");
+    restarted.line("stopped");
+    assert_eq!(restarted.end().code(), Some(5));
+    assert_eq!(w.left_behind(), 0);
+}
+
+#[test]
 fn signals_reach_the_program_and_what_it_has_started() {
     let w = World::new("");
     let line = "(trap 'echo child; exit 0' TERM; echo one; while :; do sleep 0.05; done) & \
@@ -154,6 +186,33 @@ fn a_program_that_cannot_be_run_is_one_line() {
             "{arguments:?}: {errors}"
         );
     }
+    for verb in [&["run", "--", "true"] as &[&str], &["drill", "outage"]] {
+        let output = w
+            .command(verb)
+            .env("XDG_RUNTIME_DIR", "/no/such/place")
+            .output()
+            .unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            errors.contains("cannot make a private directory in /no/such/place")
+                && errors.contains("set XDG_RUNTIME_DIR")
+                && errors.lines().count() == 1,
+            "{errors}"
+        );
+    }
+    let (status, _, errors) = run(&[
+        "drill",
+        "outage",
+        "--socket",
+        "/no/such/socket",
+        "--timeout",
+        "1s",
+    ]);
+    assert_eq!(status, 1);
+    assert!(
+        errors.contains("/no/such/socket") && !errors.contains("spiffe-drill-"),
+        "{errors}"
+    );
     let (status, _, errors) = run(&[
         "run",
         "--socket",

@@ -307,11 +307,12 @@ fn entries_that_can_never_match_are_warned_of() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("s");
     let named = "id=spiffe://example.org/a,selector=unix:uid:root";
+    let nobody = "id=spiffe://example.org/c,selector=unix:user:nosuch";
     let foreign = own_entry("b", ",federates_with=other.org");
     let mut child = support::spiffe()
         .args(["up", "--trust-domain", "example.org", "--socket"])
         .arg(&socket)
-        .args(["--entry", named, "--entry", &foreign])
+        .args(["--entry", named, "--entry", nobody, "--entry", &foreign])
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::null())
         .spawn()
@@ -324,10 +325,14 @@ fn entries_that_can_never_match_are_warned_of() {
         .collect();
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_eq!(said.len(), 2, "{said:?}");
+    assert_eq!(said.len(), 3, "{said:?}");
     assert!(
         said[0].contains("no caller has unix:uid:root: it takes a number"),
         "{said:?}"
     );
-    assert!(said[1].contains("other.org"), "{said:?}");
+    assert!(
+        said[1].contains("no caller has unix:user:nosuch: this machine has no such user"),
+        "{said:?}"
+    );
+    assert!(said[2].contains("other.org"), "{said:?}");
 }

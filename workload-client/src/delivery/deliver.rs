@@ -54,6 +54,10 @@ impl TokenRequest {
 pub struct DeliveryStatus {
     /// The number of the revision on disk; `None` before the first delivery of this process.
     pub revision: Option<u64>,
+    /// How many X509-SVIDs are in it. None once the source holds none, even where their files could not be removed.
+    pub svids: usize,
+    /// Whether the revision is empty, since the source holds nothing any more.
+    pub withdrawn: bool,
     /// When it was delivered or last found to be as it should.
     pub checked_at: Option<Timestamp>,
     /// The revision that somebody was told of last; `None` where nobody is to be told.
@@ -204,6 +208,8 @@ struct Outcome {
     error: Option<DeliveryError>,
     revision: Option<u64>,
     told: Option<u64>,
+    svids: usize,
+    withdrawn: bool,
     /// When a token is due to be asked for again.
     token_due: Option<Duration>,
 }
@@ -280,7 +286,11 @@ impl Task {
         self.status.send_modify(|status| {
             if outcome.revision.is_some() {
                 status.revision = outcome.revision;
+                status.withdrawn = outcome.withdrawn;
                 status.checked_at = Some(now);
+            }
+            if outcome.revision.is_some() || outcome.svids == 0 {
+                status.svids = outcome.svids;
             }
             status.told = outcome.told.or(status.told);
             status.failures = match outcome.error {
@@ -300,6 +310,8 @@ impl Task {
         let mut outcome = Outcome::default();
         let tokens = self.tokens(&mut outcome).await;
         let current = self.source.current();
+        outcome.svids = current.svids().len();
+        outcome.withdrawn = current.svids().is_empty() && current.bundles().is_empty();
         let material = Material {
             svids: current.svids().to_vec(),
             bundles: current.bundles().clone(),
@@ -315,8 +327,11 @@ impl Task {
         };
         let revision = match written {
             Ok(written) => {
-                if written.is_new {
-                    info!(directory = %self.path.display(), revision = written.revision, "delivered");
+                let (directory, revision) = (self.path.display(), written.revision);
+                if written.is_new && outcome.withdrawn {
+                    warn!(%directory, revision, "withdrawn: the files are removed");
+                } else if written.is_new {
+                    info!(%directory, revision, "delivered");
                 }
                 outcome.error = outcome.error.or(written.leftover);
                 outcome.revision = Some(written.revision);

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use spiffe_core::{Source, SpiffeId, SystemClock};
+use spiffe_core::{Clock, Source, SpiffeId, SystemClock};
 use spiffe_daemons::workload::{Held, Token};
 use spiffe_workload_client::delivery::{
     Delivery, DeliveryBuilder, DeliveryDirectory, DeliveryStatus, Modes, RunCommand, SendSignal,
     TokenRequest,
 };
+use spiffe_workload_client::source::NotYetValid;
 use spiffe_workload_client::{BundleSource, JwtSource, X509Source};
 
 use super::input::{self, WorkloadApi};
@@ -117,6 +118,14 @@ impl Arguments {
                 let client = self.api.client()?;
                 let fetched = client.fetch_jwt_svids(request.audiences, request.id.as_ref());
                 let fetched = fetched.await.map_err(Failure::failed)?;
+                let now = SystemClock::new().now().truncated();
+                for token in fetched.iter().filter(|token| token.expires_at() <= now) {
+                    eprintln!(
+                        "warning: the token of {} expired at {}, and it is {now} here: check this machine's clock",
+                        token.id(),
+                        token.expires_at()
+                    );
+                }
                 tokens.extend(fetched.iter().map(Token::from));
             }
             return output.verdict(Ok(Tokens { tokens }), |fetched| {
@@ -220,6 +229,10 @@ impl Arguments {
                 Arc::new(source.map_err(Failure::failed)?)
             }
         };
+        // Where nobody waits, the log says it.
+        if wait && let Some(svid) = NotYetValid::of(&source.current(), SystemClock::new().now()) {
+            eprintln!("warning: {svid}");
+        }
         Ok(source)
     }
 
@@ -243,7 +256,12 @@ impl Arguments {
                 .write
                 .as_ref()
                 .map_or_else(String::new, |path| path.display().to_string()),
+            what: match self.what {
+                What::Bundles => "the bundles were",
+                What::Jwt | What::X509 => "the identity was",
+            },
             revision: status.revision,
+            withdrawn: status.withdrawn,
             told: status.told,
             error: status.last_error.as_ref().map(ToString::to_string),
             failures: status.failures,
@@ -260,8 +278,12 @@ struct Tokens {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Delivered {
     directory: String,
+    #[serde(skip)]
+    what: &'static str,
     /// The revision in place.
     revision: Option<u64>,
+    /// Whether it is empty, since the Workload API withdrew what was delivered.
+    withdrawn: bool,
     /// The revision that the command or the process was told of.
     #[serde(skip_serializing_if = "Option::is_none")]
     told: Option<u64>,
@@ -273,6 +295,11 @@ struct Delivered {
 impl std::fmt::Display for Delivered {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.revision {
+            Some(revision) if self.withdrawn => write!(
+                f,
+                "{} withdrawn, and the files are removed from {} (revision {revision})",
+                self.what, self.directory
+            )?,
             Some(revision) => write!(f, "revision {revision} is in {}", self.directory)?,
             None => write!(f, "nothing is in {} yet", self.directory)?,
         }

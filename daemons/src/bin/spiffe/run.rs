@@ -30,7 +30,8 @@ use super::output::{Failure, block_on};
 ///   SPIFFE_JWT_FILE         the token of the first --audience
 ///
 /// The program starts once they are there. When they change it is restarted (SIGTERM, after ten seconds SIGKILL) unless
-/// --on-rotation says otherwise; the paths stay the same. Signals are passed on to it and to what it has started. The exit
+/// --on-rotation says otherwise; the paths stay the same. When the identity is withdrawn the program is stopped, and started
+/// again once there is one. Signals are passed on to it and to what it has started. The exit
 /// status is the program's own, or 128 and the signal's number.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
