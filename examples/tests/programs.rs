@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use spiffe_core::{Clock, SpiffeId, SystemClock};
+use spiffe_core::{Clock, SpiffeId, SystemClock, Timestamp};
 use spiffe_daemons::local::{LocalApi, LocalTrustDomain};
 use spiffe_registration::Entry;
 use spiffe_svid_ca::InProcessSource;
@@ -180,6 +180,12 @@ async fn each_says_plainly_why_it_refused_or_was_refused() {
         line.contains("would pass: spiffe://example.org/other"),
         "{line}"
     );
+    let words: Vec<_> = line.split(' ').collect();
+    let time: Timestamp = words[1].parse().unwrap();
+    assert!(SystemClock::new().now().saturating_since(time) < PATIENCE);
+    let from: std::net::SocketAddr = words[2].parse().unwrap();
+    assert!(from.ip().is_loopback() && !address.ends_with(&format!(":{}", from.port())));
+    assert_eq!(words[3], "not-authorized:", "{line}");
     drop(server);
 
     let (_server, address) = self::server(&world, "any").await;
@@ -189,6 +195,40 @@ async fn each_says_plainly_why_it_refused_or_was_refused() {
     let told = text(&output.stderr);
     assert!(
         told.contains("an ID of the trust domain other.org"),
+        "{told}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_waits_for_nobody_for_ever() {
+    let mut world = World::start().await;
+    // It takes the connection, and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let arguments = [
+        "--connect",
+        &address,
+        "--authorize",
+        "any",
+        "--timeout",
+        "1",
+    ];
+    let output = world.run(CLIENT, &arguments).await;
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output.stderr);
+    let last = told.lines().last().unwrap();
+    assert!(
+        last.contains(&address) && last.contains("within 1s"),
+        "{told}"
+    );
+
+    world.socket = "/no/such/agent.sock".into();
+    let output = world.run(CLIENT, &arguments).await;
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output.stderr);
+    let last = told.lines().last().unwrap();
+    assert!(
+        last.starts_with("error: ") && last.contains("unix:///no/such/agent.sock"),
         "{told}"
     );
 }

@@ -1,9 +1,12 @@
 //! A TCP listener whose handshakes run beside each other, bounded, so that silent peers stop nobody.
 
 use std::io;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use spiffe_core::Clock;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -19,12 +22,15 @@ pub const MAX_CONCURRENT_HANDSHAKES: usize = 4096;
 /// How long accepting rests when the system has no descriptors left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
+/// What a handshake came to.
+type Handshake = Result<TlsStream<TcpStream>, HandshakeError>;
+
 /// Accepts TCP connections and their handshakes.
 #[derive(Debug)]
 pub struct Listener {
     listener: TcpListener,
     acceptor: Acceptor,
-    handshakes: JoinSet<Result<TlsStream<TcpStream>, HandshakeError>>,
+    handshakes: JoinSet<(SocketAddr, Handshake)>,
     most: usize,
 }
 
@@ -50,7 +56,7 @@ impl Listener {
     /// # Errors
     ///
     /// As the system says.
-    pub fn local_addr(&self) -> io::Result<std::net::SocketAddr> {
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
@@ -64,19 +70,30 @@ impl Listener {
     ///
     /// Dropping the future loses no connection; handshakes under way go on.
     pub async fn accept(&mut self) -> io::Result<Result<TlsStream<TcpStream>, HandshakeError>> {
+        Ok(self.accept_from().await?.1)
+    }
+
+    /// The same, and the address at the other end, for whoever logs what was refused.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::accept`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::accept`].
+    pub async fn accept_from(
+        &mut self,
+    ) -> io::Result<(SocketAddr, Result<TlsStream<TcpStream>, HandshakeError>)> {
         loop {
             let room = self.handshakes.len() < self.most;
             tokio::select! {
-                Some(ended) = self.handshakes.join_next(), if !self.handshakes.is_empty() => {
-                    match ended {
-                        Ok(handshake) => return Ok(handshake),
-                        Err(panicked) => {
-                            return Ok(Err(HandshakeError::Io(io::Error::other(panicked))));
-                        }
-                    }
+                // A task that was aborted has nothing to tell; none is.
+                Some(Ok(handshake)) = self.handshakes.join_next(), if !self.handshakes.is_empty() => {
+                    return Ok(handshake);
                 }
                 accepted = self.listener.accept(), if room => match accepted {
-                    Ok((stream, _)) => self.begin(stream),
+                    Ok((stream, from)) => self.begin(stream, from),
                     Err(error) if is_of_one_connection(&error) => {}
                     Err(error) if is_exhaustion(&error) => {
                         tracing::warn!(%error, "accepting connections rests for want of resources");
@@ -89,12 +106,15 @@ impl Listener {
         }
     }
 
-    fn begin(&mut self, stream: TcpStream) {
+    fn begin(&mut self, stream: TcpStream, from: SocketAddr) {
         // Small first messages must not wait for an acknowledgement; a failure costs speed only.
         let _ = stream.set_nodelay(true);
         let acceptor = self.acceptor.clone();
-        self.handshakes
-            .spawn(async move { acceptor.accept(stream).await });
+        self.handshakes.spawn(async move {
+            let handshake = AssertUnwindSafe(acceptor.accept(stream)).catch_unwind();
+            let panicked = || HandshakeError::Io(io::Error::other("the handshake panicked"));
+            (from, handshake.await.unwrap_or_else(|_| Err(panicked())))
+        });
     }
 }
 

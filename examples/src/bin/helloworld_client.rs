@@ -4,6 +4,7 @@
 //! `cargo run --bin helloworld_client -- --connect 127.0.0.1:8443 --authorize domain:example.org`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use spiffe_examples::{POLICY_FORMS, exit, greet, log_to_stderr};
@@ -20,6 +21,9 @@ struct Arguments {
     /// Peers to talk to, in the text form of policies.
     #[arg(long, help = format!("Servers to talk to: {POLICY_FORMS}"))]
     authorize: Policy,
+    /// How many seconds to wait for an identity, and then for the server.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    timeout: u64,
 }
 
 #[tokio::main]
@@ -30,9 +34,21 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
-    let source = X509Source::new().await?;
-    let connector = Mtls::new(&source, arguments.authorize).connector()?;
+    let limit = Duration::from_secs(arguments.timeout);
+    let source = X509Source::builder().timeout(limit).build().await?;
     let address = &arguments.connect;
+    let hello = hello(&source, address, arguments.authorize);
+    tokio::time::timeout(limit, hello).await.map_err(|_| {
+        format!("{address} has not answered within {limit:?}; is the server running?")
+    })?
+}
+
+async fn hello(
+    source: &X509Source,
+    address: &str,
+    policy: Policy,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let connector = Mtls::new(source, policy).connector()?;
     let tcp = TcpStream::connect(address)
         .await
         .map_err(|error| format!("cannot connect to {address}: {error}"))?;

@@ -7,6 +7,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use spiffe_core::{Clock, SystemClock};
 use spiffe_examples::{POLICY_FORMS, answer, answer_http, exit, interrupted, log_to_stderr};
 use spiffe_tls::{Mtls, Policy};
 use spiffe_workload_client::X509Source;
@@ -41,10 +42,12 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let mut stop = std::pin::pin!(interrupted());
     loop {
         let mut stream = tokio::select! {
-            accepted = listener.accept() => match accepted? {
-                Ok(stream) => stream,
-                Err(error) => {
-                    println!("refused: {error}");
+            accepted = listener.accept_from() => match accepted? {
+                (_, Ok(stream)) => stream,
+                (from, Err(error)) => {
+                    let time = SystemClock::new().now().truncated();
+                    let code = error.rule().map_or("no rule", |rule| rule.code());
+                    println!("refused: {time} {from} {code}: {error}");
                     continue;
                 }
             },
