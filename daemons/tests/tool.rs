@@ -240,6 +240,16 @@ fn certificates_are_shown_and_cannot_act_on_the_terminal() {
     assert_eq!(certificate_of["names"], json!(["URI:spiffe://a/x"]));
     assert_eq!(inspected["value"]["svid"]["id"], "spiffe://a/x");
     let root = data(here, &["x509", "inspect", "bundle.pem"], 0);
+    // Each is found by the other's.
+    let key_id = &root["value"]["described"][0]["subject_key_id"];
+    assert_eq!(key_id.as_str().unwrap().len(), 40);
+    assert_eq!(&certificate_of["authority_key_id"], key_id);
+    assert_eq!(certificate_of["subject_key_id"], "");
+    let text = run(here, &["x509", "inspect", "chain.pem"], 0);
+    assert!(
+        text.contains(&format!("issuer key id  {}", key_id.as_str().unwrap())),
+        "{text}"
+    );
     assert_eq!(root["value"]["no_svid"]["code"], "x509-uri-san-count");
     run(here, &["x509", "inspect", "token.jwt"], 1);
 

@@ -288,6 +288,46 @@ fn six_intermediates_in_any_order_and_no_more() {
 }
 
 #[test]
+fn a_chain_without_its_authority_says_which_key_it_asks_for() {
+    let (top, other) = (root(ca_params("root")), root(ca_params("other")));
+    let namesake = root(ca_params("root"));
+    let middle = intermediate(ca_params("middle"), &top);
+    let key_id = |authority: &Authority| {
+        let of = bundle("a", &[authority]);
+        let own = of.x509_authorities().iter().next().unwrap();
+        let bytes = own.subject_key_id().unwrap().iter();
+        bytes.map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let why = |chain: &[CertificateDer<'_>], authority: &Authority| {
+        let verifier = X509Verifier::new(&*crypto());
+        let bundles = bundles(&[("a", &[authority])]);
+        let error = verifier
+            .verify(chain, &bundles, NOW, PeerRole::Client)
+            .unwrap_err();
+        assert_eq!(error.rule(), Rule::PathUntrusted);
+        error.to_string()
+    };
+    let long = chain(leaf_params("spiffe://a/x"), &[&middle, &top]);
+    let short = chain(leaf_params("spiffe://a/x"), &[&middle]);
+    // The link that is missing, not those that the chain has itself.
+    assert!(why(&long, &other).ends_with(&key_id(&top)));
+    assert!(!why(&long, &other).contains(&key_id(&middle)));
+    assert!(why(&short, &other).ends_with(&key_id(&middle)));
+    // Nothing to name where no key identifier is set.
+    let mut silent = leaf_params("spiffe://a/x");
+    silent.use_authority_key_identifier_extension = false;
+    assert!(why(&chain(silent, &[&middle]), &other).ends_with("of its chain"));
+    // Of the same name and with another key it is tried, and its signature is wrong: that says more.
+    let verdict = X509Verifier::new(&*crypto()).verify(
+        &long,
+        &bundles(&[("a", &[&namesake])]),
+        NOW,
+        PeerRole::Client,
+    );
+    assert_ne!(verdict.map(drop), Ok(()));
+}
+
+#[test]
 fn limits_can_be_lowered() {
     let root = root(ca_params("root"));
     let middle = intermediate(ca_params("middle"), &root);

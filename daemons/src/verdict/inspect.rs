@@ -50,6 +50,10 @@ pub struct Certificate {
     pub not_after: String,
     /// The kind of key.
     pub key: String,
+    /// The subject key identifier, lower-case hexadecimal; empty where there is none.
+    pub subject_key_id: String,
+    /// The key identifier of its issuer, lower-case hexadecimal; empty where there is none.
+    pub authority_key_id: String,
     /// The names: `URI:…`, `DNS:…`, `IP:…`.
     pub names: Vec<String>,
     /// Whether it is a CA, and how many further CAs may follow.
@@ -123,6 +127,13 @@ fn describe(certificate: &X509Certificate<'_>) -> Certificate {
                     Some(length) => format!("yes, path length {length}"),
                     None => "yes".into(),
                 };
+            }
+            ParsedExtension::SubjectKeyIdentifier(id) => described.subject_key_id = hex(id.0),
+            ParsedExtension::AuthorityKeyIdentifier(id) => {
+                described.authority_key_id = id
+                    .key_identifier
+                    .as_ref()
+                    .map_or_else(String::new, |id| hex(id.0));
             }
             ParsedExtension::KeyUsage(usage) => described.key_usage = usage.to_string(),
             ParsedExtension::ExtendedKeyUsage(usage) => {

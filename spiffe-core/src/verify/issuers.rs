@@ -301,14 +301,35 @@ impl<'a, 'v> Search<'a, 'v> {
         }
         Err(self.failure.take().map_or_else(
             || X509Error::Untrusted {
-                detail: if self.issuers.is_empty() {
-                    "none of them issued it or a certificate of its chain".into()
-                } else {
-                    "its issuer does not lead to one of them".into()
-                },
+                detail: self.missing(),
             },
             |(_, error)| error,
         ))
+    }
+
+    /// What no issuer was found for: the key identifiers that the chain asks for and that nothing in it has.
+    fn missing(&self) -> String {
+        let chain = || {
+            let intermediates = self.candidates.iter().map(|one| &one.cert);
+            std::iter::once(self.leaf).chain(intermediates)
+        };
+        let is_here = |wanted: &[u8]| chain().any(|cert| cert.subject_key_id == Some(wanted));
+        let mut wanted: Vec<&[u8]> = chain().filter_map(|cert| cert.authority_key_id).collect();
+        wanted.retain(|wanted| !is_here(wanted));
+        let what = if self.issuers.is_empty() {
+            "none of them issued it or a certificate of its chain"
+        } else {
+            "its issuer does not lead to one of them"
+        };
+        match wanted.last() {
+            Some(wanted) => {
+                format!(
+                    "{what}, which asks for the key identifier {}",
+                    names::hex(wanted)
+                )
+            }
+            None => what.into(),
+        }
     }
 
     /// Takes one signature check off the budget.

@@ -134,6 +134,11 @@ pub(crate) fn rows(certificate: &Certificate) -> String {
         ("  serial", certificate.serial.clone()),
         ("  valid", validity),
         ("  key", certificate.key.clone()),
+        ("  key id", some(certificate.subject_key_id.clone())),
+        (
+            "  issuer key id",
+            some(certificate.authority_key_id.clone()),
+        ),
         ("  CA", certificate.ca.clone()),
         ("  key usage", some(certificate.key_usage.clone())),
         (
