@@ -43,7 +43,7 @@ fn nginx_is_signalled_and_serves_on(lab: &Lab) -> Result<(), Trouble> {
             .arg(folder)
             .arg("-e")
             .arg("stderr");
-        let server = Process::spawn("nginx", command)?;
+        let server = Process::lead("nginx", command)?;
         let address = format!("127.0.0.1:{port}");
         wait_until("nginx serves", || {
             get(&address, files, true).is_ok_and(is_hello)

@@ -47,7 +47,7 @@ fn nginx_and_curl_take_the_files_of_two_commands(lab: &Lab) -> Result<(), Troubl
         .arg(folder)
         .args(["-c", "nginx.conf", "-e", "stderr"]);
     serve.current_dir(folder);
-    let mut server = Process::spawn("nginx", serve)?;
+    let mut server = Process::lead("nginx", serve)?;
     // Said once it listens.
     server.wait_for_mention("event method", SOON)?;
     let ask = |identity: Option<&str>| ask(&curl, folder, identity);

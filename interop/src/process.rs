@@ -1,7 +1,8 @@
 //! One child process: its output arrives line by line on a channel, every wait has a deadline, a failure quotes the last
-//! lines it wrote to standard error, and it never outlives the value. Nothing inherits our standard input.
+//! lines it wrote, and it never outlives the value. Nothing inherits our standard input.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -14,6 +15,7 @@ use crate::outcome::{Trouble, ensure};
 pub(crate) struct Process {
     name: String,
     child: Child,
+    leads_group: bool,
     input: Option<ChildStdin>,
     lines: Receiver<Line>,
     stdout: Vec<String>,
@@ -41,7 +43,21 @@ impl Process {
     /// # Errors
     ///
     /// When the program cannot be started.
-    pub(crate) fn spawn(name: &str, mut command: Command) -> Result<Self, Trouble> {
+    pub(crate) fn spawn(name: &str, command: Command) -> Result<Self, Trouble> {
+        Self::start(name, command, false)
+    }
+
+    /// The same for a program that starts others: it leads a process group, and the whole of it ends with this value.
+    ///
+    /// # Errors
+    ///
+    /// When the program cannot be started.
+    pub(crate) fn lead(name: &str, mut command: Command) -> Result<Self, Trouble> {
+        command.process_group(0);
+        Self::start(name, command, true)
+    }
+
+    fn start(name: &str, mut command: Command, leads_group: bool) -> Result<Self, Trouble> {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -62,6 +78,7 @@ impl Process {
             name: name.to_owned(),
             input: child.stdin.take(),
             child,
+            leads_group,
             lines,
             stdout: Vec::new(),
             stderr: Vec::new(),
@@ -156,6 +173,7 @@ impl Process {
         let status = loop {
             self.drain(POLL);
             if let Some(status) = self.child.try_wait()? {
+                self.end_group();
                 break status;
             }
             if Instant::now() >= deadline {
@@ -227,16 +245,32 @@ impl Process {
         }
     }
 
+    /// Ends whatever is left of its group, once: its number is nobody else's as long as somebody is in the group, or for the
+    /// moment after its end.
+    fn end_group(&mut self) {
+        if !std::mem::take(&mut self.leads_group) {
+            return;
+        }
+        // That nobody is left in the group is what it is to achieve.
+        let group = format!("-{}", self.child.id());
+        let _ = Command::new("sh")
+            .args(["-c", "kill -KILL -- \"$0\" 2>/dev/null", &group])
+            .stdin(Stdio::null())
+            .status();
+    }
+
     fn failure(&mut self, what: &str) -> Trouble {
         while let Ok(line) = self.lines.try_recv() {
             self.keep(line);
         }
-        Trouble::Failed(format!("{} {what}{}", self.name, quote_end(&self.stderr)))
+        let end = quote_ends(&self.stdout, &self.stderr);
+        Trouble::Failed(format!("{} {what}{end}", self.name))
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
+        self.end_group();
         // Both fail only when the process has been waited for, which is what they are to achieve.
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -310,14 +344,10 @@ impl Finished {
             .filter_map(move |line| line.strip_prefix(word)?.strip_prefix(' '))
     }
 
-    /// "NAME WHAT STATUS, its standard error ended ...", for messages.
+    /// "NAME WHAT STATUS; last lines ...", for messages.
     pub(crate) fn describe(&self, what: &str) -> String {
-        let end = if self.stderr.is_empty() {
-            &self.stdout
-        } else {
-            &self.stderr
-        };
-        format!("{} {what} {}{}", self.name, self.status, quote_end(end))
+        let end = quote_ends(&self.stdout, &self.stderr);
+        format!("{} {what} {}{end}", self.name, self.status)
     }
 }
 
@@ -336,7 +366,12 @@ fn forward(stream: impl Read + Send + 'static, line: fn(String) -> Line, sender:
     });
 }
 
-fn quote_end(lines: &[String]) -> String {
+/// The ends of both streams: some programs log to the one, some to the other.
+fn quote_ends(stdout: &[String], stderr: &[String]) -> String {
+    quote_end("of standard error", stderr) + &quote_end("of standard output", stdout)
+}
+
+fn quote_end(of: &str, lines: &[String]) -> String {
     let end: Vec<&str> = lines
         .iter()
         .map(|line| line.trim())
@@ -345,7 +380,7 @@ fn quote_end(lines: &[String]) -> String {
     match end.len() {
         0 => String::new(),
         n => format!(
-            "; last lines: {}",
+            "; last lines {of}: {}",
             end[n.saturating_sub(QUOTED_LINES)..].join(" | ")
         ),
     }
@@ -380,7 +415,9 @@ mod tests {
         let finished = finished.expect_refusal().unwrap();
         assert_eq!(
             finished.expect_success().unwrap_err(),
-            Trouble::failed("sh ended with exit status: 3; last lines: why")
+            Trouble::failed(
+                "sh ended with exit status: 3; last lines of standard error: why; last lines of standard output: fact one"
+            )
         );
     }
 
@@ -409,8 +446,41 @@ mod tests {
             .unwrap_err();
         assert_eq!(
             why,
-            Trouble::failed("sh ended without printing ready; last lines: broken")
+            Trouble::failed(
+                "sh ended without printing ready; last lines of standard error: broken"
+            )
         );
+    }
+
+    #[test]
+    fn what_the_leader_of_a_group_has_started_ends_with_it() {
+        let script = "sleep 600 & echo $!; wait";
+        let children = |leads: bool| {
+            let shell = shell(script);
+            let mut process = match leads {
+                true => Process::lead("sh", shell).unwrap(),
+                false => Process::spawn("sh", shell).unwrap(),
+            };
+            let pid = process.wait_for_stdout("a number", SOON, |line| line.parse::<u32>().ok());
+            let pid = pid.unwrap();
+            drop(process);
+            // A process that was killed takes a moment to end, and may stay until somebody waits for it.
+            let lives = || {
+                let state = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+                state.is_ok_and(|stat| !stat.contains(") Z ") && !stat.contains(") X "))
+            };
+            let deadline = Instant::now() + SOON;
+            while leads && lives() && Instant::now() < deadline {
+                thread::sleep(POLL);
+            }
+            let lives = lives();
+            (pid, lives)
+        };
+        assert!(!children(true).1);
+        let (orphan, lives) = children(false);
+        assert!(lives, "without a group nothing ends it");
+        let kill = format!("kill -KILL {orphan}");
+        assert!(shell(&kill).status().unwrap().success());
     }
 
     #[test]

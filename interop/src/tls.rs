@@ -317,7 +317,7 @@ fn nginx_passes_tls_through(lab: &Lab) -> Result<(), Trouble> {
             .arg(folder)
             .args(["-e", "stderr", "-c"])
             .arg(file);
-        let mut nginx = Process::spawn("nginx", command)?;
+        let mut nginx = Process::lead("nginx", command)?;
         nginx.wait_for_mention("event method", SOON)?;
         world
             .client(&address, &format!("id:{SERVER}"))?
