@@ -254,7 +254,7 @@ impl Process {
         // That nobody is left in the group is what it is to achieve.
         let group = format!("-{}", self.child.id());
         let _ = Command::new("sh")
-            .args(["-c", "kill -KILL -- \"$0\" 2>/dev/null", &group])
+            .args(["-c", "kill -s KILL -- \"$0\" 2>/dev/null", &group])
             .stdin(Stdio::null())
             .status();
     }

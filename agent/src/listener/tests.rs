@@ -196,7 +196,13 @@ fn refusals_of_the_kernel_become_errors_of_their_own() {
         error(Errno::EADDRINUSE),
         ListenError::InUse { .. }
     ));
-    assert!(matches!(error(Errno::ENOSPC), ListenError::Os { .. }));
+    assert_eq!(
+        error(Errno::EROFS).to_string(),
+        "binding socket /run/api.sock is impossible, for its file system is read-only: choose a path in one that can be written"
+    );
+    // The cause is in the same line.
+    let other = error(Errno::ENOSPC).to_string();
+    assert!(other.contains("failed: No space left on device"), "{other}");
 }
 
 #[tokio::test]
