@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use spiffe_core::key::{KeyError, SignError};
 use spiffe_core::{RandomError, SpiffeId, Timestamp, TrustDomain};
 
+use crate::log::LogMark;
 use crate::public_key::PublicKeyKind;
 
 /// Why a public key is not certified.
@@ -418,6 +419,19 @@ pub enum StateError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogError {
+    /// The log is not as long as the journal knows it, or another one.
+    #[error(
+        "the issuance log {path} ends with record {records}, and the journal knows record {} with the hash {}; restore the log from a backup, or, if it is lost for good, take \"log\" out of the journal",
+        mark.records, mark.head
+    )]
+    Behind {
+        /// The file.
+        path: PathBuf,
+        /// The number of its last record; 0 where there is none.
+        records: u64,
+        /// What the journal knows.
+        mark: LogMark,
+    },
     /// A record does not follow from the one before.
     #[error("the issuance log {path} is broken at line {line}: {reason}")]
     Broken {
@@ -445,7 +459,9 @@ pub enum LogError {
         reason: String,
     },
     /// A sync failed earlier.
-    #[error("the issuance log {path} may have lost records; see to the disk, and start again")]
+    #[error(
+        "the issuance log {path} may have lost records, and nothing is issued until they are written again; see to the disk: every tick tries it"
+    )]
     Lost {
         /// The file.
         path: PathBuf,
@@ -535,9 +551,9 @@ fn presented(holders: &[String]) -> String {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CaError {
-    /// The clock stands so far past the last authority's end that it is not believed.
+    /// The clock stands so far past the end of every authority that it is not believed.
     #[error(
-        "the clock says {now}, but the authority {authority} that signed last expired at {not_after}; set the clock, or, if it is right, allow so long a stop (spiffe ca rotate --force)"
+        "the clock says {now}, but the last authority, {authority}, expired at {not_after}; set the clock, or, if it is right, believe it (--believe-clock)"
     )]
     ClockAhead {
         /// What the clock says.
@@ -546,6 +562,16 @@ pub enum CaError {
         authority: String,
         /// The last instant of its validity.
         not_after: Timestamp,
+    },
+    /// The clock stands before something that was recorded earlier.
+    #[error(
+        "the clock says {now}, but something was recorded at {recorded} already; set the clock, or, if it is right, believe it (--believe-clock)"
+    )]
+    ClockBehind {
+        /// What the clock says.
+        now: Timestamp,
+        /// When the newest authority was published, or the last SVID issued.
+        recorded: Timestamp,
     },
     /// Signing the authority's own certificate failed.
     #[error(transparent)]

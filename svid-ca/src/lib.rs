@@ -54,7 +54,8 @@ pub mod storage;
 pub mod upstream;
 
 pub use ca::{
-    DEFAULT_LONGEST_STOP, Event, MIN_AUTHORITY_LIFETIME, TrustDomainCa, TrustDomainCaBuilder,
+    DEFAULT_LONGEST_STOP, Event, MAX_STEP_BACK, MIN_AUTHORITY_LIFETIME, TrustDomainCa,
+    TrustDomainCaBuilder,
 };
 pub use csr::Csr;
 pub use error::{CaError, IssueError};

@@ -4,7 +4,8 @@
 //! loses none; a machine that loses power may lose those since the last fsync, at most
 //! [`LogLimits::unsynced_records`] and those of one tick. It holds no secrets: tokens and certificates are named by
 //! their digests. The chain shows any change but the loss of its newest records; who keeps the head elsewhere, sees
-//! that too.
+//! that too. The journal knows how far the log had come when authorities last changed, so that a log that was removed or
+//! cut is no new beginning.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,7 +38,7 @@ pub struct LogLimits {
     pub file_bytes: u64,
     /// How many full files are kept: 64. The oldest are deleted.
     pub closed_files: usize,
-    /// After so many records the file is synced, 256, as it is at every tick.
+    /// After so many records the file is synced, 256, as it is at every tick. Until then they are in memory too.
     pub unsynced_records: u32,
 }
 
@@ -115,11 +116,24 @@ pub struct Entry<'a> {
     pub signed: &'a [u8],
 }
 
+/// How far a log has come: what the journal knows of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct LogMark {
+    /// The number of the last record.
+    pub records: u64,
+    /// Its hash.
+    pub head: String,
+}
+
 /// An issuance log that is being written.
 pub struct IssuanceLog {
     storage: Arc<dyn Storage>,
     crypto: Arc<dyn CryptoProvider>,
     limits: LogLimits,
+    /// What the last record says, when the log was opened.
+    last_time: Option<Timestamp>,
     end: Mutex<End>,
 }
 
@@ -131,9 +145,14 @@ struct End {
     first: u64,
     length: u64,
     unsynced: u32,
+    /// The records that are not synced, as they were written.
+    pending: Vec<u8>,
+    /// How much of the file is synced, and the hash of its last record.
+    synced: u64,
+    synced_head: String,
     /// A write failed and may have left half a record behind.
     torn: bool,
-    /// A sync failed: nobody knows what the disk holds, and asking again may hide it.
+    /// A sync failed: the system may have let go of what was pending, and asking again would hide that.
     lost: bool,
 }
 
@@ -155,9 +174,13 @@ impl IssuanceLog {
             first: 1,
             length: 0,
             unsynced: 0,
+            pending: Vec::new(),
+            synced: 0,
+            synced_head: NOTHING.into(),
             torn: false,
             lost: false,
         };
+        let mut last_time = None;
         let log = Reading {
             storage: &*storage,
             crypto: &*crypto,
@@ -167,16 +190,21 @@ impl IssuanceLog {
             let (last, hash) = log.last_record(LOG_FILE, whole)?;
             end.first = log.first_record(LOG_FILE)?.number;
             (end.next, end.head, end.length) = (last.number + 1, hash, whole);
+            // What an earlier process has left unsynced is there, and goes to the disk with the next sync.
+            (end.synced, end.synced_head) = (whole, end.head.clone());
+            last_time = last.time.parse().ok();
         } else if let Some(closed) = log.closed_files()?.last() {
             // A crash between closing a file and the first record of the next.
             let whole = log.length(closed)?;
             let (last, hash) = log.last_record(closed, whole)?;
             (end.next, end.first, end.head) = (last.number + 1, last.number + 1, hash);
+            last_time = last.time.parse().ok();
         }
         Ok(Self {
             storage,
             crypto,
             limits,
+            last_time,
             end: Mutex::new(end),
         })
     }
@@ -229,6 +257,7 @@ impl IssuanceLog {
             return Err(failed(&error));
         }
         end.length += line.len() as u64;
+        end.pending.extend_from_slice(&line);
         end.head = head;
         end.next += 1;
         end.unsynced += 1;
@@ -238,13 +267,52 @@ impl IssuanceLog {
         Ok(number)
     }
 
-    /// Makes all records survive a loss of power.
+    /// Makes all records survive a loss of power. Where that failed before, those that may be lost are written once more:
+    /// the log takes records again once this succeeds.
     ///
     /// # Errors
     ///
-    /// [`LogError::Io`]; the log then takes no more records.
+    /// [`LogError::Io`]; the log takes no more records until a later sync succeeds. [`LogError::Damaged`], when what was
+    /// synced earlier is not there any more.
     pub fn sync(&self) -> Result<(), LogError> {
         self.sync_end(&mut self.end())
+    }
+
+    /// As [`Self::sync`]; says how far the log has come, all of which survives.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::sync`].
+    pub fn synced_mark(&self) -> Result<LogMark, LogError> {
+        let mut end = self.end();
+        self.sync_end(&mut end)?;
+        Ok(LogMark {
+            records: end.next - 1,
+            head: end.head.clone(),
+        })
+    }
+
+    /// Whether this is the log that had come as far as `mark`, or at least as long a one.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::Behind`].
+    pub fn continues(&self, mark: &LogMark) -> Result<(), LogError> {
+        let end = self.end();
+        let records = end.next - 1;
+        if records > mark.records || (records == mark.records && end.head == mark.head) {
+            return Ok(());
+        }
+        Err(LogError::Behind {
+            path: self.storage.path(LOG_FILE),
+            records,
+            mark: mark.clone(),
+        })
+    }
+
+    /// When the last record was made that the log held when it was opened.
+    pub fn last_time(&self) -> Option<Timestamp> {
+        self.last_time
     }
 
     /// The hash of the last record, for safe-keeping elsewhere.
@@ -255,6 +323,9 @@ impl IssuanceLog {
     fn sync_end(&self, end: &mut End) -> Result<(), LogError> {
         if end.unsynced == 0 {
             return Ok(());
+        }
+        if end.lost {
+            self.rewrite(end)?;
         }
         let synced = self
             .storage
@@ -269,7 +340,41 @@ impl IssuanceLog {
                 reason: told(&error),
             }
         })?;
+        if std::mem::take(&mut end.lost) {
+            tracing::warn!(records = end.unsynced, path = ?self.storage.path(LOG_FILE), "records of the issuance log were written again, and are safe now");
+        }
         end.unsynced = 0;
+        end.pending.clear();
+        end.synced = end.length;
+        end.synced_head.clone_from(&end.head);
+        Ok(())
+    }
+
+    /// Puts the pending records behind those that are safe, whatever is there of them.
+    fn rewrite(&self, end: &mut End) -> Result<(), LogError> {
+        let reading = Reading {
+            storage: &*self.storage,
+            crypto: &*self.crypto,
+        };
+        let there = reading.length(LOG_FILE)?;
+        let is_whole = there >= end.synced
+            && (end.synced == 0 || reading.last_record(LOG_FILE, end.synced)?.1 == end.synced_head);
+        if !is_whole {
+            return Err(reading.damaged(LOG_FILE));
+        }
+        // Whatever of it fails, it begins from there again.
+        end.torn = true;
+        let cut = match there > end.synced {
+            true => self.storage.truncate(LOG_FILE, end.synced),
+            false => Ok(()),
+        };
+        cut.and_then(|()| self.storage.append(LOG_FILE, &end.pending))
+            .map_err(|error| LogError::Io {
+                path: self.storage.path(LOG_FILE),
+                action: "written",
+                reason: told(&error),
+            })?;
+        end.torn = false;
         Ok(())
     }
 
@@ -283,7 +388,7 @@ impl IssuanceLog {
             reason: told(&error),
         };
         self.storage.rename(LOG_FILE, &name).map_err(failed)?;
-        end.length = 0;
+        (end.length, end.synced) = (0, 0);
         end.first = end.next;
         self.storage.sync_directory().map_err(failed)?;
         let reading = Reading {
@@ -488,10 +593,10 @@ impl Reading<'_> {
         Ok(whole)
     }
 
-    /// The last of a file's records, and its hash.
+    /// The last of the records in the first `whole` bytes of a file, and its hash.
     fn last_record(&self, file: &str, whole: u64) -> Result<(Record, String), LogError> {
-        let from = whole.saturating_sub(MAX_RECORD_BYTES as u64);
-        let tail = self.read_at(file, from, MAX_RECORD_BYTES)?;
+        let length = whole.min(MAX_RECORD_BYTES as u64);
+        let tail = self.read_at(file, whole - length, length as usize)?;
         let lines = tail.strip_suffix(b"\n").unwrap_or(&tail);
         let start = lines.iter().rposition(|byte| *byte == b'\n');
         let line = &lines[start.map_or(0, |at| at + 1)..];

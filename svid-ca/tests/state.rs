@@ -19,7 +19,7 @@ use spiffe_svid_ca::authority::{Evidence, Kind, Status};
 use spiffe_svid_ca::error::{CaError, KeyManagerError, StateError};
 use spiffe_svid_ca::keys::{DiskKeys, KeyManager};
 use spiffe_svid_ca::storage::{Directory, Storage, Stored};
-use spiffe_svid_ca::{StateDir, TrustDomainCa};
+use spiffe_svid_ca::{MAX_STEP_BACK, StateDir, TrustDomainCa};
 
 /// A place for a state directory that does not exist yet.
 struct Place {
@@ -607,6 +607,22 @@ fn a_clock_far_ahead_at_a_start_is_not_believed() {
     let place = Place::used();
     let start = |now| ready(builder().state_dir(place.open().unwrap()).build(now));
     assert!(start(NOW + DAY * 7).is_ok());
+}
+
+#[test]
+fn a_clock_before_what_was_recorded_is_not_believed_at_a_start() {
+    let place = Place::used();
+    let files = place.contents();
+    let start = |now| ready(builder().state_dir(place.open().unwrap()).build(now));
+    let error = start(NOW - MAX_STEP_BACK - Duration::from_secs(1)).unwrap_err();
+    assert!(matches!(error, CaError::ClockBehind { .. }), "{error}");
+    assert!(!error.to_string().contains('\n'), "{error}");
+    assert_eq!(place.contents(), files);
+    assert!(start(NOW - MAX_STEP_BACK).is_ok());
+    let believing = builder()
+        .longest_stop(Duration::MAX)
+        .state_dir(place.open().unwrap());
+    assert!(ready(believing.build(NOW - DAY)).is_ok());
 }
 
 #[test]

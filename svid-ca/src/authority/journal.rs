@@ -14,6 +14,7 @@ use spiffe_core::{Timestamp, TrustDomain};
 use super::{Authority, Kind, PublicHalf, Root, SharedKey, Slot, Slots, State, Status};
 use crate::error::StateError;
 use crate::issuer::hex;
+use crate::log::LogMark;
 
 /// The format that is written, and the only one that is read.
 pub const FORMAT: u32 = 1;
@@ -37,6 +38,7 @@ pub fn encode(trust_domain: &TrustDomain, state: &State) -> Vec<u8> {
         roots: state.roots.iter().map(RootRecord::from).collect(),
         roots_since: state.roots_since,
         shared_keys: state.shared_keys.iter().map(KeyRecord::from).collect(),
+        log: state.log.clone(),
     };
     // Strings, numbers and lists have a JSON form whatever they hold.
     serde_json::to_vec_pretty(&journal).expect("a journal has a JSON form")
@@ -111,6 +113,7 @@ pub fn decode(
         roots_since: journal.roots_since,
         keys: journal.keys,
         settled: None,
+        log: journal.log,
         shared_keys: journal
             .shared_keys
             .into_iter()
@@ -139,6 +142,8 @@ struct Journal {
     roots_since: u64,
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     shared_keys: Vec<KeyRecord>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    log: Option<LogMark>,
 }
 
 #[expect(

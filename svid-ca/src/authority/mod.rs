@@ -22,6 +22,7 @@ pub use shared::{MAX_SHARED_KEYS, SharedKey};
 pub use slots::{Authority, Kind, PublicHalf, Slot, Slots, Status};
 
 use crate::error::LifecycleError;
+use crate::log::LogMark;
 
 /// The authorities of one trust domain: the bundle's contents and who signs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct State {
     pub(crate) settled: Option<Timestamp>,
     /// JWT keys of other servers of the trust domain.
     pub(crate) shared_keys: Vec<SharedKey>,
+    /// How far the issuance log had come.
+    pub(crate) log: Option<LogMark>,
 }
 
 /// What happens to a kind's authorities.
@@ -232,6 +235,12 @@ impl State {
     /// those in the journal's own directory.
     pub fn keys(&self) -> Option<&str> {
         self.keys.as_deref()
+    }
+
+    /// How far the issuance log had come when authorities last changed; `None` where there is no log, or its loss was
+    /// accepted.
+    pub fn log(&self) -> Option<&LogMark> {
+        self.log.as_ref()
     }
 
     /// One kind's authorities.

@@ -192,9 +192,9 @@ impl TrustDomainCaBuilder {
         self
     }
 
-    /// How long ago the authority that signed last may have expired when the CA starts again:
-    /// [`DEFAULT_LONGEST_STOP`]. A clock that says more is taken to be wrong, and nothing is changed by it;
-    /// [`Duration::MAX`] believes any clock.
+    /// How long ago the last authority may have expired when the CA starts again: [`DEFAULT_LONGEST_STOP`]. A clock that
+    /// says more is taken to be wrong, as is one that stands more than [`MAX_STEP_BACK`] before what was recorded last,
+    /// and nothing is changed by it; [`Duration::MAX`] believes any clock.
     pub fn longest_stop(mut self, span: Duration) -> Self {
         self.longest_stop = span;
         self
@@ -224,7 +224,7 @@ impl TrustDomainCaBuilder {
         let mut state = match loaded {
             Some(state) => {
                 self.check_keys(state.keys(), location.as_deref())?;
-                check_clock(&state, self.longest_stop, now)?;
+                self.check_clock(&state, now)?;
                 state
             }
             None => {
@@ -253,6 +253,12 @@ impl TrustDomainCaBuilder {
             )?),
             None => None,
         };
+        if let (Some(log), Some(mark)) = (&log, state.log()) {
+            log.continues(mark)?;
+        }
+        if let Some(recorded) = log.as_ref().and_then(IssuanceLog::last_time) {
+            self.check_not_before(recorded, now)?;
+        }
         let inner = Inner {
             live: Mutex::new(Live {
                 bundle: Arc::new(Bundle::new(self.trust_domain.clone())),
@@ -298,6 +304,38 @@ impl TrustDomainCaBuilder {
             recorded,
             given,
         })
+    }
+
+    /// With a clock far ahead every authority would seem to be over, and their successors would not be valid once it is
+    /// set right.
+    fn check_clock(&self, state: &State, now: Timestamp) -> Result<(), CaError> {
+        let all = || {
+            [Kind::X509, Kind::Jwt]
+                .into_iter()
+                .flat_map(move |kind| state.slots(kind).iter())
+        };
+        if let Some(last) = all().max_by_key(|authority| authority.not_after())
+            && now.saturating_since(last.not_after()) > self.longest_stop
+        {
+            return Err(CaError::ClockAhead {
+                now: now.truncated(),
+                authority: last.id().into(),
+                not_after: last.not_after(),
+            });
+        }
+        match all().map(|authority| authority.published_at()).max() {
+            Some(recorded) => self.check_not_before(recorded, now),
+            None => Ok(()),
+        }
+    }
+
+    /// Time does not run backwards by more than a clock that is set right.
+    fn check_not_before(&self, recorded: Timestamp, now: Timestamp) -> Result<(), CaError> {
+        if self.longest_stop == Duration::MAX || recorded.saturating_since(now) <= MAX_STEP_BACK {
+            return Ok(());
+        }
+        let now = now.truncated();
+        Err(CaError::ClockBehind { now, recorded })
     }
 
     fn check(&self) -> Result<(), CaError> {
@@ -360,6 +398,10 @@ impl TrustDomainCaBuilder {
 /// A week: a laptop's holiday, but less than a clock that is off by a month.
 pub const DEFAULT_LONGEST_STOP: Duration = Duration::from_secs(7 * 86_400);
 
+/// How far before the newest thing recorded the clock may stand when a CA starts: a clock is set right by no more while
+/// the machine runs.
+pub const MAX_STEP_BACK: Duration = Duration::from_secs(10 * 60);
+
 /// After a start old authorities stay for so long at least: within it, a machine that just booted has set its clock.
 const CLOCK_SETTLES: Duration = Duration::from_secs(10 * 60);
 
@@ -381,22 +423,6 @@ async fn check_free(keys: &dyn KeyManager, location: &str) -> Result<(), CaError
         location: location.into(),
         keys: taken.join(", "),
     }))
-}
-
-/// With a clock far ahead every authority would seem to be over, and their successors would not be valid once it is set
-/// right.
-fn check_clock(state: &State, longest_stop: Duration, now: Timestamp) -> Result<(), CaError> {
-    let over = [Kind::X509, Kind::Jwt]
-        .into_iter()
-        .filter_map(|kind| state.slots(kind).active())
-        .find(|active| now.saturating_since(active.not_after()) > longest_stop);
-    over.map_or(Ok(()), |active| {
-        Err(CaError::ClockAhead {
-            now,
-            authority: active.id().into(),
-            not_after: active.not_after(),
-        })
-    })
 }
 
 /// Readies the journal's authorities, with their keys, and publishes its bundle.

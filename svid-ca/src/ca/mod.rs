@@ -38,7 +38,7 @@ use crate::public_key::KeyPolicy;
 use crate::state::StateDir;
 use crate::upstream::{MAX_UPSTREAM_CERTIFICATES, MintRequest, UpstreamAuthority, prove};
 
-pub use builder::{DEFAULT_LONGEST_STOP, TrustDomainCaBuilder};
+pub use builder::{DEFAULT_LONGEST_STOP, MAX_STEP_BACK, TrustDomainCaBuilder};
 
 /// The shortest life of an authority: below it, preparing, waiting and activating have no room between whole seconds.
 pub const MIN_AUTHORITY_LIFETIME: Duration = Duration::from_secs(2);
@@ -736,13 +736,17 @@ impl TrustDomainCa {
     fn commit(&self, kind: Kind, now: Timestamp, input: Input<'_>) -> Result<Vec<Action>, CaError> {
         let inner = &*self.inner;
         let mut live = self.live();
-        let (next, actions) = live
+        let (mut next, actions) = live
             .state
             .step(kind, now, input, &inner.authorities.rollover)?;
         if next == live.state {
             return Ok(actions);
         }
         if let Some(directory) = &inner.state_dir {
+            // Synced first: the journal must know no record that a loss of power can take.
+            if let Some(log) = &inner.log {
+                next.log = Some(log.synced_mark()?);
+            }
             directory.store(&next)?;
         }
         let changed = next.sequence != live.state.sequence;
