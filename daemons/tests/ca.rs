@@ -13,7 +13,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use spiffe_core::key::KeyType;
 use spiffe_core::{Clock, SystemClock, TrustDomain};
-use spiffe_daemons::ca::CaDirectory;
+use spiffe_daemons::ca::{AUTHORITY_LIFETIME, CaDirectory};
+use spiffe_svid_ca::X509SvidParams;
 use spiffe_svid_ca::authority::Kind;
 
 /// A directory to work in.
@@ -268,7 +269,10 @@ fn a_rotation_publishes_first_and_signs_once_everybody_knows() {
     assert!(desk.verifies("first.pem"), "the first still signs");
 
     let error = desk.error(&rotate, 1);
-    assert!(error.contains("not yet known"), "{error}");
+    assert!(
+        error.contains("run 'spiffe ca rotate --acknowledged'") && !error.contains("wait"),
+        "{error}"
+    );
     desk.run(&[&rotate[..], &["--acknowledged"]].concat(), 0);
     assert_eq!(desk.authority("x509", "active"), Some(second));
     assert_eq!(desk.authority("x509", "old"), Some(first.clone()));
@@ -425,6 +429,119 @@ fn the_log_tells_what_was_issued_and_shows_a_change() {
 }
 
 #[test]
+fn a_log_that_was_removed_or_replaced_is_no_new_beginning() {
+    let (desk, other) = (Desk::with_ca(), Desk::with_ca());
+    let issue = ["ca", "issue", "spiffe://example.org/web", "--force"];
+    desk.run(&issue, 0);
+    let log = desk.file("spiffe-ca/issuance.log");
+    let good = fs::read(&log).unwrap();
+    fs::remove_file(&log).unwrap();
+    let behind = || {
+        for verb in [&issue[..], &["ca", "log", "verify"], &["ca", "rotate"]] {
+            let error = desk.error(verb, 1);
+            assert!(
+                error.contains("the journal knows record 1") && error.contains("take \"log\" out"),
+                "{error}"
+            );
+        }
+    };
+    behind();
+    fs::copy(other.file("spiffe-ca/issuance.log"), &log).unwrap();
+    behind();
+    fs::write(&log, &good).unwrap();
+    desk.run(&issue, 0);
+    desk.run(&["ca", "log", "verify"], 0);
+    // What the error says to do about one that is lost for good.
+    fs::remove_file(&log).unwrap();
+    let mut journal: Value = serde_json::from_str(&desk.read("spiffe-ca/journal.json")).unwrap();
+    assert_eq!(journal["log"]["records"], 1);
+    journal.as_object_mut().unwrap().remove("log");
+    let journal = serde_json::to_vec(&journal).unwrap();
+    fs::write(desk.file("spiffe-ca/journal.json"), journal).unwrap();
+    desk.run(&issue, 0);
+    assert_eq!(desk.data(&["ca", "log", "verify"])["records"], 1);
+}
+
+#[test]
+fn keys_that_are_gone_or_anothers_are_seen() {
+    let (desk, other) = (Desk::with_ca(), Desk::with_ca());
+    let status = desk.data(&["ca", "status"]);
+    for authority in status["authorities"].as_array().unwrap() {
+        assert_eq!(authority["key"], "present", "{authority}");
+    }
+    let keys = desk.file("spiffe-ca/keys.json");
+    let good = fs::read(&keys).unwrap();
+    fs::copy(other.file("spiffe-ca/keys.json"), &keys).unwrap();
+    let shown = desk.run(&["ca", "status"], 1);
+    assert_eq!(
+        shown.matches(", its key is another one").count(),
+        2,
+        "{shown}"
+    );
+    fs::remove_file(&keys).unwrap();
+    let shown = desk.run(&["ca", "status"], 1);
+    assert_eq!(shown.matches(", its key is missing").count(), 2, "{shown}");
+    fs::write(&keys, good).unwrap();
+    fs::set_permissions(&keys, fs::Permissions::from_mode(0o600)).unwrap();
+    desk.run(&["ca", "status"], 0);
+}
+
+#[tokio::test]
+async fn a_clock_past_every_authority_is_believed_only_when_told_so() {
+    let now = SystemClock::new().now();
+    let desk = Desk::new();
+    let directory = CaDirectory::new(desk.file("spiffe-ca"));
+    let (domain, year) = (
+        TrustDomain::parse("example.org").unwrap(),
+        AUTHORITY_LIFETIME,
+    );
+    let made = directory.init(&domain, year, KeyType::EcP256, now - year * 2);
+    made.await.unwrap();
+    let files = desk.contents();
+    let issue = ["ca", "issue", "spiffe://example.org/web", "--force"];
+    let jwt = ["ca", "jwt", "spiffe://example.org/web", "--audience", "db"];
+    for verb in [&issue[..], &jwt, &["ca", "rotate"]] {
+        let error = desk.error(verb, 1);
+        assert!(
+            error.contains("the last authority") && error.contains("--believe-clock"),
+            "{error}"
+        );
+        assert_eq!(desk.contents(), files);
+    }
+    let output = desk.spiffe(&[&issue[..], &["--believe-clock"]].concat());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("note: the X.509 authority") && said.contains("is new, and active"));
+    let output = desk.spiffe(&issue);
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
+
+#[tokio::test]
+async fn a_clock_before_the_last_record_is_believed_only_when_told_so() {
+    let now = SystemClock::new().now();
+    let desk = Desk::new();
+    let directory = CaDirectory::new(desk.file("spiffe-ca"));
+    let domain = TrustDomain::parse("example.org").unwrap();
+    let made = directory.init(&domain, AUTHORITY_LIFETIME, KeyType::EcP256, now);
+    made.await.unwrap();
+    let ca = directory.open(|builder| builder, now).await.unwrap();
+    let params = X509SvidParams::new("spiffe://example.org/web".parse().unwrap());
+    let later = now + Duration::from_secs(3600);
+    let issued = ca.issue_x509_svid(&params, KeyType::EcP256, later);
+    issued.await.unwrap();
+    drop(ca);
+    let issue = ["ca", "issue", "spiffe://example.org/web", "--force"];
+    let error = desk.error(&issue, 1);
+    assert!(
+        error.contains("something was recorded at") && error.contains("--believe-clock"),
+        "{error}"
+    );
+    desk.run(&[&issue[..], &["--believe-clock"]].concat(), 0);
+    // What was recorded last is of this time now.
+    desk.run(&issue, 0);
+}
+
+#[test]
 fn what_cannot_be_is_said_in_one_line() {
     let desk = Desk::new();
     let error = desk.error(&["ca", "status"], 1);
@@ -516,13 +633,13 @@ async fn what_is_over_leaves_the_bundle_when_somebody_rotates_and_not_before() {
     let forced = directory.rotate(&kinds, false, true, start + day).await;
     forced.unwrap();
     let over = start + day * 10 + Duration::from_secs(3600);
-    let is_there = || {
-        let status = directory.status(over).unwrap();
+    let is_there = async || {
+        let status = directory.status(over).await.unwrap();
         status.authorities.iter().any(|one| one.id == first)
     };
     directory.open(|builder| builder, over).await.unwrap();
-    assert!(is_there());
+    assert!(is_there().await);
     let rotated = directory.rotate(&kinds, true, false, over).await;
     rotated.unwrap();
-    assert!(!is_there());
+    assert!(!is_there().await);
 }

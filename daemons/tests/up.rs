@@ -8,7 +8,9 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use spiffe_core::{Source, Watch};
+use spiffe_core::key::KeyType;
+use spiffe_core::{Clock, Source, SystemClock, TrustDomain, Watch};
+use spiffe_daemons::ca::{AUTHORITY_LIFETIME, CaDirectory};
 use spiffe_tls::{Mtls, Policy, TlsStream};
 use spiffe_workload_client::{Endpoint, X509Source};
 use support::{PATIENCE, Up, own_entry, run};
@@ -335,4 +337,27 @@ fn entries_that_can_never_match_are_warned_of() {
         "{said:?}"
     );
     assert!(said[2].contains("other.org"), "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_long_past_the_authorities_is_believed_only_when_told_so() {
+    let place = tempfile::tempdir().unwrap();
+    let (socket, state) = (place.path().join("s"), place.path().join("state"));
+    let (now, year) = (SystemClock::new().now(), AUTHORITY_LIFETIME);
+    let domain = TrustDomain::parse("example.org").unwrap();
+    let directory = CaDirectory::new(&state);
+    let made = directory.init(&domain, year, KeyType::EcP256, now - year * 2);
+    made.await.unwrap();
+    let state = state.to_str().unwrap();
+    let arguments = ["up", "--trust-domain", "example.org", "--state", state];
+    let socket_argument = ["--socket", socket.to_str().unwrap()];
+    let (status, _, errors) = run(&[&arguments[..], &socket_argument].concat());
+    assert_eq!(status, 1);
+    assert!(
+        errors.contains("the last authority") && errors.contains("--believe-clock"),
+        "{errors}"
+    );
+    Up::start(&socket, &["--state", state, "--believe-clock"]).kill();
+    // It has authorities of this time now.
+    Up::start(&socket, &["--state", state]).kill();
 }

@@ -17,10 +17,10 @@ use spiffe_svid_ca::authority::{Evidence, Kind, State, Status};
 use spiffe_svid_ca::error::{
     CaError, IssueError, LifecycleError, LogError, StateError, TokenUriError,
 };
-use spiffe_svid_ca::keys::{KeyManager, Pkcs11Keys, RehearsedKeys, TokenUri};
-use spiffe_svid_ca::log::{Record, Verified, verify};
+use spiffe_svid_ca::keys::{DiskKeys, KeyManager, Pkcs11Keys, RehearsedKeys, TokenUri};
+use spiffe_svid_ca::log::{LOG_FILE, Record, Verified, verify};
 use spiffe_svid_ca::storage::{Directory, Rehearsal};
-use spiffe_svid_ca::{DEFAULT_LONGEST_STOP, StateDir, TrustDomainCa, TrustDomainCaBuilder};
+use spiffe_svid_ca::{StateDir, TrustDomainCa, TrustDomainCaBuilder};
 
 pub use files::{Delivery, FileError, PRIVATE, PUBLIC};
 pub use report::{AuthorityReport, StatusReport};
@@ -46,7 +46,7 @@ impl CaDirectory {
         Self {
             path: path.into(),
             rehearsal: false,
-            longest_stop: DEFAULT_LONGEST_STOP,
+            longest_stop: Duration::ZERO,
             keys: None,
         }
     }
@@ -58,10 +58,15 @@ impl CaDirectory {
         self
     }
 
-    /// The same, with authorities that may have expired so long ago: a CA run by hand may have rested for a year.
+    /// The same, believing any clock: one past the end of every authority, since a CA run by hand may have rested for so
+    /// long, and one before what was recorded last. Otherwise nothing is done by either.
     #[must_use]
-    pub fn longest_stop(mut self, span: Duration) -> Self {
-        self.longest_stop = span;
+    pub fn believe_clock(mut self, believe: bool) -> Self {
+        self.longest_stop = if believe {
+            Duration::MAX
+        } else {
+            Duration::ZERO
+        };
         self
     }
 
@@ -132,14 +137,20 @@ impl CaDirectory {
         })
     }
 
-    /// Its authorities, described.
+    /// Its authorities, described, with what is there of the keys that they sign with; those in a token are not looked for.
     ///
     /// # Errors
     ///
-    /// As [`Self::look`].
-    pub fn status(&self, now: Timestamp) -> Result<StatusReport, CaDirectoryError> {
+    /// As [`Self::look`], and what reading the keys can fail with.
+    pub async fn status(&self, now: Timestamp) -> Result<StatusReport, CaDirectoryError> {
         let (trust_domain, state) = self.look()?;
-        Ok(StatusReport::new(&trust_domain, &state, now))
+        let report = StatusReport::new(&trust_domain, &state, now);
+        if state.keys().is_some() {
+            return Ok(report);
+        }
+        let storage = Arc::new(Directory::new(&self.path));
+        let keys = DiskKeys::open(storage, aws_lc_rs()).map_err(CaError::from)?;
+        report.with_keys(&state, &keys).await
     }
 
     /// Its bundle.
@@ -193,7 +204,7 @@ impl CaDirectory {
     ///
     /// # Errors
     ///
-    /// [`LifecycleError::Laggards`] for a prepared authority that nobody vouches for.
+    /// [`CaDirectoryError::Unacknowledged`] for a prepared authority that nobody vouches for.
     pub async fn rotate(
         &self,
         kinds: &[Kind],
@@ -226,7 +237,12 @@ impl CaDirectory {
                 ca.prepare(*kind, now).await?;
             }
             if prepared || force {
-                ca.activate(*kind, &evidence, force, now).await?;
+                match ca.activate(*kind, &evidence, force, now).await {
+                    Err(CaError::Lifecycle(LifecycleError::Laggards { id, .. })) => {
+                        return Err(CaDirectoryError::Unacknowledged { id });
+                    }
+                    activated => drop(activated?),
+                }
             }
         }
         Ok(StatusReport::new(ca.trust_domain(), &ca.state(), now))
@@ -258,14 +274,40 @@ impl CaDirectory {
         Ok(StatusReport::new(ca.trust_domain(), &ca.state(), now))
     }
 
-    /// Verifies the issuance log from its first record to its last, handing each to `look`.
+    /// Verifies the issuance log from its first record to its last, handing each to `look`; and that it has come as far as
+    /// the journal knows.
     ///
     /// # Errors
     ///
-    /// [`LogError::Broken`] where it does not hold together.
-    pub fn verify_log(&self, look: impl FnMut(&Record)) -> Result<Verified, CaDirectoryError> {
-        self.look()?;
-        Ok(verify(&Directory::new(&self.path), &*aws_lc_rs(), look)?)
+    /// [`LogError::Broken`] where it does not hold together, [`LogError::Behind`] where it is not the journal's.
+    pub fn verify_log(&self, mut look: impl FnMut(&Record)) -> Result<Verified, CaDirectoryError> {
+        let (_, state) = self.look()?;
+        let storage = Directory::new(&self.path);
+        let mark = state.log();
+        // The hash of the record that the journal knows, as the one behind it says.
+        let mut found = None;
+        let verified = verify(&storage, &*aws_lc_rs(), |record| {
+            if mark.is_some_and(|mark| record.number == mark.records + 1) {
+                found = Some(record.previous.clone());
+            }
+            look(record);
+        })?;
+        let records = (verified.first + verified.records).saturating_sub(1);
+        if let Some(mark) = mark {
+            if records == mark.records {
+                found = Some(verified.head.clone());
+            }
+            // Files from before the mark may have been deleted, to bound the log.
+            let is_deleted = verified.first > mark.records + 1;
+            if !is_deleted && found.as_ref() != Some(&mark.head) {
+                return Err(CaDirectoryError::Log(LogError::Behind {
+                    path: storage.as_path().join(LOG_FILE),
+                    records,
+                    mark: mark.clone(),
+                }));
+            }
+        }
+        Ok(verified)
     }
 
     /// The token that holds the keys: the one that is named, else the journal's.
@@ -337,6 +379,14 @@ pub enum CaDirectoryError {
     /// The directory cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The prepared authority is not known to be everywhere. Time alone does not tell.
+    #[error(
+        "the prepared authority {id} signs once every consumer has the bundle that contains it: hand out what 'spiffe ca bundle' writes, then run 'spiffe ca rotate --acknowledged'; --force breaks those who do not have it"
+    )]
+    Unacknowledged {
+        /// Its ID.
+        id: String,
+    },
     /// The journal says that the keys are where this program cannot look.
     #[error(transparent)]
     Token(#[from] TokenUriError),

@@ -22,7 +22,9 @@ use spiffe_core::{
 use spiffe_registration::{Entry, EntryError, EntrySet, EntrySetError};
 use spiffe_svid_ca::authority::{Consumer, Evidence, Grade, Kind, Status};
 use spiffe_svid_ca::error::{CaError, IssueError, StateError};
-use spiffe_svid_ca::{DnsName, Event, JwtSvidParams, StateDir, TrustDomainCa, X509SvidParams};
+use spiffe_svid_ca::{
+    DEFAULT_LONGEST_STOP, DnsName, Event, JwtSvidParams, StateDir, TrustDomainCa, X509SvidParams,
+};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -75,6 +77,7 @@ impl LocalTrustDomain {
             entries: Vec::new(),
             state: None,
             authority_lifetime: None,
+            longest_stop: DEFAULT_LONGEST_STOP,
             reissue_over: REISSUE_OVER,
             clock: Arc::new(SystemClock::new()),
             crypto: aws_lc_rs(),
@@ -238,6 +241,7 @@ pub struct LocalTrustDomainBuilder {
     entries: Vec<Entry>,
     state: Option<PathBuf>,
     authority_lifetime: Option<Duration>,
+    longest_stop: Duration,
     reissue_over: Duration,
     clock: Arc<dyn Clock>,
     crypto: Arc<dyn CryptoProvider>,
@@ -263,6 +267,14 @@ impl LocalTrustDomainBuilder {
     #[must_use]
     pub fn authority_lifetime(mut self, lifetime: Duration) -> Self {
         self.authority_lifetime = Some(lifetime);
+        self
+    }
+
+    /// How long ago the last authority kept in [`state`](Self::state) may have expired: [`DEFAULT_LONGEST_STOP`] unless set.
+    /// [`Duration::MAX`] believes any clock, one before what was recorded last too.
+    #[must_use]
+    pub fn longest_stop(mut self, span: Duration) -> Self {
+        self.longest_stop = span;
         self
     }
 
@@ -304,8 +316,7 @@ impl LocalTrustDomainBuilder {
             self.crypto.clone(),
             self.random,
         )
-        // A developer's trust domain rests as long as its developer.
-        .longest_stop(Duration::MAX)
+        .longest_stop(self.longest_stop)
         .reissue_over(self.reissue_over);
         if let Some(directory) = &self.state {
             ca = ca.state_dir(StateDir::open(directory, &self.trust_domain)?);

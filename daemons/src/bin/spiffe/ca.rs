@@ -17,7 +17,8 @@ use spiffe_daemons::verdict::bundle::Form;
 use spiffe_svid_ca::authority::Kind;
 use spiffe_svid_ca::keys::TokenUri;
 use spiffe_svid_ca::{
-    Csr, DnsName, IntermediateParams, JwtSvidParams, KeyPolicy, Profile, X509SvidParams,
+    Csr, DnsName, IntermediateParams, JwtSvidParams, KeyPolicy, Profile, TrustDomainCa,
+    TrustDomainCaBuilder, X509SvidParams,
 };
 
 use super::input;
@@ -91,6 +92,9 @@ pub(crate) struct Change {
     /// Do everything but write: show what would come of it
     #[arg(long)]
     dry_run: bool,
+    /// The clock is right, though it is past the end of every authority or before what was recorded last
+    #[arg(long)]
+    believe_clock: bool,
     /// The token that holds the authorities' keys, as a PKCS#11 URI such as
     /// 'pkcs11:token=ca?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/run/pin'
     ///
@@ -109,7 +113,37 @@ impl Change {
     fn directory(&self) -> CaDirectory {
         CaDirectory::new(&self.place.state)
             .rehearsal(self.dry_run)
+            .believe_clock(self.believe_clock)
             .keys(self.keys.clone())
+    }
+
+    /// The CA, ready to issue; what opening it did to the authorities is told.
+    async fn open(
+        &self,
+        configure: impl FnOnce(TrustDomainCaBuilder) -> TrustDomainCaBuilder,
+        now: Timestamp,
+    ) -> Result<TrustDomainCa, Failure> {
+        let directory = self.directory();
+        let (_, before) = directory.look().map_err(Failure::failed)?;
+        let ca = directory.open(configure, now).await;
+        let ca = ca.map_err(Failure::failed)?;
+        let after = ca.state();
+        for kind in [Kind::X509, Kind::Jwt] {
+            for authority in after.slots(kind).iter() {
+                let (id, status) = (authority.id(), authority.status());
+                let was = before.slots(kind).find(id).map(|before| before.status());
+                match was {
+                    None => eprintln!(
+                        "note: the {kind} authority {id} is new, and {status}; hand out the bundle"
+                    ),
+                    Some(was) if was != status => {
+                        eprintln!("note: the {kind} authority {id} was {was}, and is {status} now");
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        Ok(ca)
     }
 }
 
@@ -295,8 +329,17 @@ async fn go(verb: Verb, output: &Output, now: Timestamp) -> Result<(), Failure> 
             show_status(&made.map_err(Failure::failed)?, output)
         }
         Verb::Status { place } => {
-            let status = CaDirectory::new(place.state).status(now);
-            show_status(&status.map_err(Failure::failed)?, output)
+            let status = CaDirectory::new(place.state).status(now).await;
+            let status = status.map_err(Failure::failed)?;
+            show_status(&status, output)?;
+            let lacking: Vec<_> = status.without_keys().map(|one| one.id.as_str()).collect();
+            if lacking.is_empty() {
+                return Ok(());
+            }
+            Err(Failure::failed(format_args!(
+                "nothing can be issued: the key file does not hold the keys of {}; restore it from a backup",
+                lacking.join(" and ")
+            )))
         }
         Verb::Issue(issue) => issue.run(output, now).await,
         Verb::Intermediate(intermediate) => intermediate.run(output, now).await,
@@ -307,12 +350,8 @@ async fn go(verb: Verb, output: &Output, now: Timestamp) -> Result<(), Failure> 
                 Which::Jwt => &[Kind::Jwt],
                 Which::X509 => &[Kind::X509],
             };
-            let directory = rotate.change.directory();
-            let directory = if rotate.force {
-                directory.longest_stop(Duration::MAX)
-            } else {
-                directory
-            };
+            let believe = rotate.force || rotate.change.believe_clock;
+            let directory = rotate.change.directory().believe_clock(believe);
             let rotated = directory.rotate(kinds, rotate.acknowledged, rotate.force, now);
             show_status(&rotated.await.map_err(Failure::failed)?, output)
         }
@@ -348,11 +387,10 @@ impl Issue {
             Written::Plain => Profile::new(),
             Written::Spire => Profile::spire(),
         };
-        let directory = self.change.directory();
-        let ca = directory
+        let ca = self
+            .change
             .open(|builder| builder.profile(profile), now)
-            .await;
-        let ca = ca.map_err(Failure::failed)?;
+            .await?;
         let params = X509SvidParams::new(self.id)
             .with_dns_names(self.dns_names)
             .with_ttl(self.ttl)
@@ -379,8 +417,7 @@ impl Intermediate {
         let certified = self.subject.certified()?;
         let delivery = certified.delivery(&self.out, "ca.pem", "ca-key.pem");
         delivery.check().map_err(Failure::failed)?;
-        let ca = self.change.directory().open(|builder| builder, now).await;
-        let ca = ca.map_err(Failure::failed)?;
+        let ca = self.change.open(|builder| builder, now).await?;
         let mut params = IntermediateParams::new()
             .with_ttl(self.ttl)
             .with_path_length(self.path_length)
@@ -407,8 +444,7 @@ impl Intermediate {
 
 impl Jwt {
     async fn run(self, output: &Output, now: Timestamp) -> Result<(), Failure> {
-        let ca = self.change.directory().open(|builder| builder, now).await;
-        let ca = ca.map_err(Failure::failed)?;
+        let ca = self.change.open(|builder| builder, now).await?;
         let params = JwtSvidParams::new(self.id, "")
             .with_audiences(self.audiences)
             .with_ttl(self.ttl)
@@ -627,8 +663,13 @@ fn show_status(status: &StatusReport, output: &Output) -> Result<(), Failure> {
         ]);
         for one in &status.authorities {
             let over = if one.expired { ", expired" } else { "" };
+            let key = match one.key {
+                Some("missing") => ", its key is missing",
+                Some("another one") => ", its key is another one",
+                _ => "",
+            };
             text.push_str(&format!(
-                "\n{:4}  {}  {}, until {}{over}",
+                "\n{:4}  {}  {}, until {}{over}{key}",
                 one.kind, one.id, one.status, one.expires
             ));
         }
