@@ -42,8 +42,8 @@ impl NotYetValid {
 #[derive(Debug, Default)]
 pub(super) struct Aging {
     said: Said,
-    /// The identity, and since when it is held.
-    held: Option<(Arc<X509Svid>, Timestamp)>,
+    /// The identity.
+    held: Option<Arc<X509Svid>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,66 +87,53 @@ impl News {
 }
 
 impl Aging {
-    /// Looks at what is held at `now`.
+    /// Looks at what is held at `now`, and came at `received`.
     pub(super) fn look(
         &mut self,
         snapshot: &Snapshot,
+        received: Option<Timestamp>,
         survival: Option<&Survival>,
         now: Timestamp,
     ) -> Option<News> {
-        let readiness = Readiness::of_svid(snapshot, survival, now);
-        let Ok(svid) = snapshot.svid() else {
+        let Ok(svid) = snapshot.svid().cloned() else {
             *self = Self::default();
             return None;
         };
-        let known = self.held.as_ref();
-        let is_new = !known.is_some_and(|(known, _)| Arc::ptr_eq(known, svid));
-        if is_new {
-            self.held = Some((svid.clone(), now));
-        }
-        let is_renewed = match readiness {
+        let known = self.held.replace(svid.clone());
+        let is_new = !known.is_some_and(|known| Arc::ptr_eq(&known, &svid));
+        match Readiness::of_svid(snapshot, received, survival, now) {
             Readiness::Expired { since } => {
                 let is_news = self.said < Said::Expired;
                 self.said = Said::Expired;
-                let svid = svid.clone();
-                return is_news.then_some(News::Expired { svid, since });
+                is_news.then_some(News::Expired { svid, since })
             }
-            Readiness::Overdue { .. } => is_new,
-            Readiness::Ready | Readiness::Empty => true,
-        };
-        if is_renewed {
-            let was_old = self.said > Said::Nothing;
-            self.said = Said::Nothing;
-            return was_old.then_some(News::Fresh);
+            Readiness::Overdue { since } => {
+                let is_news = is_new || self.said < Said::Overdue;
+                if is_news {
+                    self.said = Said::Overdue;
+                }
+                is_news.then_some(News::Overdue { svid, since })
+            }
+            Readiness::Ready | Readiness::Empty => {
+                let was_old = self.said > Said::Nothing;
+                self.said = Said::Nothing;
+                was_old.then_some(News::Fresh)
+            }
         }
-        let (overdue_at, since) = self.overdue_at(survival)?;
-        if self.said >= Said::Overdue || now < overdue_at {
-            return None;
-        }
-        self.said = Said::Overdue;
-        let svid = svid.clone();
-        Some(News::Overdue { svid, since })
     }
 
     /// When to look again, if nothing else happens.
-    pub(super) fn next(&self, survival: Option<&Survival>) -> Option<Timestamp> {
-        let (svid, _) = self.held.as_ref()?;
-        let (_, end) = ages(svid, survival);
+    pub(super) fn next(
+        &self,
+        received: Option<Timestamp>,
+        survival: Option<&Survival>,
+    ) -> Option<Timestamp> {
+        let (window_closes, end) = ages(self.held.as_ref()?, received, survival);
         let expired_at = end + Duration::from_nanos(1);
         match self.said {
-            Said::Nothing => Some(self.overdue_at(survival)?.0.min(expired_at)),
+            Said::Nothing => Some(window_closes.min(expired_at)),
             Said::Overdue => Some(expired_at),
             Said::Expired => None,
         }
-    }
-
-    /// When it is said that the renewal is overdue, and since when it is. A life that begins well before the SVID is
-    /// handed over, since it is short and backdated, or since an agent has held it for long, has passed two thirds at
-    /// once: two thirds of what was left are waited for then.
-    fn overdue_at(&self, survival: Option<&Survival>) -> Option<(Timestamp, Timestamp)> {
-        let (svid, held_since) = self.held.as_ref()?;
-        let (window_closes, end) = ages(svid, survival);
-        let patience = *held_since + end.saturating_since(*held_since) * 2 / 3;
-        Some((window_closes.max(patience), window_closes))
     }
 }

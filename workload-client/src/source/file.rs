@@ -412,7 +412,8 @@ impl Watching {
     fn age(&mut self) {
         let (current, survival) = (self.publisher.load(), self.report.outlook.load());
         let (survival, observer) = (survival.as_deref(), &self.report.observer);
-        let news = self.aging.look(&current, survival, self.clock.now());
+        let (received, now) = (self.report.state.borrow().received, self.clock.now());
+        let news = self.aging.look(&current, received, survival, now);
         if let Some(event) = news.as_ref().and_then(|news| news.event(survival)) {
             observer.event(&event);
         } else if news.is_some() {
@@ -511,6 +512,8 @@ impl Watching {
             self.report.observer.event(&Event::NotYetValid { svid });
         }
         self.report.outlook.holds(survival);
+        let state = |state: &mut State| state.published(&current, &published, Some(now));
+        self.report.state.send_modify(state);
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
+use spiffe_core::snapshot::Snapshot;
 use spiffe_core::{BoxFuture, Clock, Timestamp};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -35,11 +36,23 @@ pub(super) struct State {
     pub(super) endpoint: EndpointState,
     pub(super) last_error: Option<String>,
     pub(super) last_update: Option<Timestamp>,
+    /// When the default SVID that is published came; `None` without one, or when an earlier run left it.
+    pub(super) received: Option<Timestamp>,
     pub(super) notices: Vec<Notice>,
     pub(super) withdrawn: bool,
     pub(super) ready: bool,
     /// The error after which nothing was asked again.
     pub(super) ended_by: Option<ClientError>,
+}
+
+impl State {
+    /// Another default SVID may have been published, which came at `at`.
+    pub(super) fn published(&mut self, before: &Snapshot, after: &Snapshot, at: Option<Timestamp>) {
+        match (before.svid(), after.svid()) {
+            (Ok(before), Ok(after)) if Arc::ptr_eq(before, after) => {}
+            (_, after) => self.received = at.filter(|_| after.is_ok()),
+        }
+    }
 }
 
 impl Default for State {
@@ -48,6 +61,7 @@ impl Default for State {
             endpoint: EndpointState::Connecting,
             last_error: None,
             last_update: None,
+            received: None,
             notices: Vec::new(),
             withdrawn: false,
             ready: false,

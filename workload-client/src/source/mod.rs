@@ -102,11 +102,17 @@ impl SourceStatus {
 fn status(
     following: &Following,
     publisher: &Publisher,
-    readiness: impl FnOnce(&Snapshot, Option<&Survival>, Timestamp) -> Readiness,
+    readiness: impl FnOnce(&Snapshot, Option<Timestamp>, Option<&Survival>, Timestamp) -> Readiness,
 ) -> SourceStatus {
     let state = following.state();
     let current = publisher.load();
     let survival = following.survival();
+    let readiness = readiness(
+        &current,
+        state.received,
+        survival.as_deref(),
+        following.now(),
+    );
     SourceStatus {
         revision: current.revision(),
         endpoint: state.endpoint,
@@ -115,7 +121,7 @@ fn status(
         notices: state.notices,
         expires_at: current.svids().iter().map(|svid| svid.not_after()).min(),
         withdrawn: state.withdrawn,
-        readiness: readiness(&current, survival.as_deref(), following.now()),
+        readiness,
         survival,
     }
 }

@@ -242,7 +242,7 @@ impl<U: 'static> Shared<U> {
             }
         });
         if let Some(last) = &group.last {
-            member.apply(last, None, clock);
+            member.apply(last, None, clock, Some(clock.now()));
         }
         group.members.push(Arc::downgrade(member));
         drop(group);
@@ -325,7 +325,7 @@ impl<U: 'static> Member<U> {
         let mut reader = R::new(client.crypto().clone());
         match decode(&raw).and_then(|response| reader.read(response)) {
             Ok(update) => {
-                self.apply(&update, None, &**client.clock());
+                self.apply(&update, None, &**client.clock(), None);
                 self.state.send_modify(|state| {
                     state.last_update = None;
                     state.last_error.get_or_insert_with(|| {
@@ -340,10 +340,17 @@ impl<U: 'static> Member<U> {
         }
     }
 
-    fn apply(&self, update: &U, raw: Option<&[u8]>, clock: &dyn Clock) {
+    /// Publishes an update that came at `received`; an earlier run's came at a time that is not known.
+    fn apply(
+        &self,
+        update: &U,
+        raw: Option<&[u8]>,
+        clock: &dyn Clock,
+        received: Option<Timestamp>,
+    ) {
         let now = clock.now();
         let mut parts = self.lock();
-        let before = parts.consumer.published().revision();
+        let before = parts.consumer.published();
         let applied = match parts.consumer.apply(update, now) {
             Ok(applied) => applied,
             Err(rejection) => {
@@ -363,6 +370,10 @@ impl<U: 'static> Member<U> {
         let published = parts.consumer.published();
         let lost_at = parts.lost_at.take();
         let away = lost_at.map(|at| clock.monotonic().saturating_sub(at));
+        self.state.send_if_modified(|state| {
+            state.published(&before, &published, received);
+            false
+        });
         let news = self.age(&mut parts, clock);
         drop(parts);
         for notice in &applied.notices {
@@ -371,7 +382,7 @@ impl<U: 'static> Member<U> {
         if let Some(problem) = &applied.problem {
             self.observer.event(&Event::UsedInPart { problem });
         }
-        if published.revision() != before {
+        if published.revision() != before.revision() {
             let survival = self.outlook.load();
             self.observer.event(&Event::Updated {
                 published: &published,
@@ -402,8 +413,9 @@ impl<U: 'static> Member<U> {
     fn age(&self, parts: &mut Parts<U>, clock: &dyn Clock) -> Option<News> {
         let (published, survival) = (parts.consumer.published(), self.outlook.load());
         let (survival, now) = (survival.as_deref(), clock.now());
-        let news = parts.aging.look(&published, survival, now);
-        parts.look_at = parts.aging.next(survival).map(|at| {
+        let received = self.state.borrow().received;
+        let news = parts.aging.look(&published, received, survival, now);
+        parts.look_at = parts.aging.next(received, survival).map(|at| {
             let ahead = at.saturating_since(now);
             clock.monotonic().saturating_add(ahead)
         });
@@ -590,7 +602,8 @@ impl<R: Reader> Task<R> {
                     if first {
                         member.observer.event(&Event::Connected);
                     }
-                    member.apply(&update, raw, &*self.clock);
+                    let clock = &*self.clock;
+                    member.apply(&update, raw, clock, Some(clock.now()));
                 });
             }
             Err(error) => {

@@ -156,8 +156,12 @@ pub enum Readiness {
         /// Since when.
         since: Timestamp,
     },
-    /// The default SVID has passed two thirds of its life and no update has replaced it, though it is renewed at 45 to
-    /// 60 %: what should have come has not. It still serves.
+    /// The default SVID has passed two thirds of its life, counted from when it became valid or from when it came,
+    /// whichever is later, and no update has replaced it, though it is renewed at 45 to 60 %: what should have come has
+    /// not. It still serves.
+    ///
+    /// Issuers date SVIDs back, by a minute say, for the sake of slow clocks. Counted from there, an SVID of a few seconds
+    /// would be overdue as it arrives. What an earlier run of the program has left is counted from when it became valid.
     Overdue {
         /// Since when.
         since: Timestamp,
@@ -173,7 +177,12 @@ impl Readiness {
     }
 
     /// Of bundles without an identity.
-    pub(super) fn of_bundles(snapshot: &Snapshot, _: Option<&Survival>, _: Timestamp) -> Self {
+    pub(super) fn of_bundles(
+        snapshot: &Snapshot,
+        _: Option<Timestamp>,
+        _: Option<&Survival>,
+        _: Timestamp,
+    ) -> Self {
         if snapshot.bundles().is_empty() {
             Self::Empty
         } else {
@@ -184,13 +193,14 @@ impl Readiness {
     /// Of X.509 identities.
     pub(super) fn of_svid(
         snapshot: &Snapshot,
+        received: Option<Timestamp>,
         survival: Option<&Survival>,
         now: Timestamp,
     ) -> Self {
         let Ok(svid) = snapshot.svid() else {
             return Self::Empty;
         };
-        let (window_closes, end) = ages(svid, survival);
+        let (window_closes, end) = ages(svid, received, survival);
         if end < now {
             Self::Expired { since: end }
         } else if window_closes <= now {
@@ -203,9 +213,14 @@ impl Readiness {
     }
 }
 
-/// When the window for the renewal of an SVID closes, and the last instant at which it serves.
-pub(super) fn ages(svid: &X509Svid, survival: Option<&Survival>) -> (Timestamp, Timestamp) {
-    let (from, to) = (svid.not_before(), svid.not_after());
+/// When the window for the renewal of an SVID closes that came at `received`, and the last instant at which it serves.
+pub(super) fn ages(
+    svid: &X509Svid,
+    received: Option<Timestamp>,
+    survival: Option<&Survival>,
+) -> (Timestamp, Timestamp) {
+    let (valid, to) = (svid.not_before(), svid.not_after());
+    let from = received.map_or(valid, |received| received.max(valid));
     let end = survival.map_or(to, |survival| survival.until().min(to));
     (from + to.saturating_since(from) * 2 / 3, end)
 }

@@ -113,7 +113,7 @@ async fn the_names_of_those_who_write_are_known() {
         let status = source.status();
         assert_eq!(status.endpoint, EndpointState::Following);
         assert_eq!(status.last_update, Some(START));
-        assert_eq!(status.readiness, Readiness::Overdue { since: START });
+        assert_eq!(status.readiness, Readiness::Ready);
         source.shutdown().await;
         assert_eq!(source.status().endpoint, EndpointState::Stopped);
     }

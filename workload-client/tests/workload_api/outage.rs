@@ -314,6 +314,9 @@ async fn a_restart_during_an_outage_comes_up_with_what_is_still_valid() {
     assert_eq!(restored.status().last_update, None);
     assert!(restored.status().last_error.is_some());
     assert_eq!(restored.survives_until().unwrap().until(), START + HOUR);
+    // When it came is not known any more: its life of three hours counts from its beginning.
+    let since = START;
+    assert_eq!(restored.status().readiness, Readiness::Overdue { since });
     assert!(f.serves(&restored));
     restored.shutdown().await;
 

@@ -672,14 +672,14 @@ async fn it_says_until_when_it_lasts_and_what_ends_first() {
 #[tokio::test]
 async fn readiness_turns_bad_at_two_thirds_of_life_and_at_its_end() {
     let f = Fixture::new();
-    // The test authority's SVIDs begin two hours before the start.
-    let svids = [f.ca.svid_until("/web", START + Duration::from_secs(7200))];
-    f.api.x509.send(update(svids));
+    let end = START + Duration::from_secs(7200);
+    f.api
+        .x509
+        .send(update([f.ca.svid_between("/web", START, end)]));
     let source = f.builder().build().await.unwrap();
     let readiness = || source.status().readiness;
-    let window_closes = START + Duration::from_secs(2400);
-    let end = START + Duration::from_secs(7200);
-    f.clock.advance(Duration::from_secs(2399));
+    let window_closes = START + Duration::from_secs(4800);
+    f.clock.advance(Duration::from_secs(4799));
     assert_eq!(readiness(), Readiness::Ready);
     assert!(source.status().is_ready());
     f.clock.advance(Duration::from_secs(1));
@@ -687,7 +687,7 @@ async fn readiness_turns_bad_at_two_thirds_of_life_and_at_its_end() {
         since: window_closes,
     };
     assert_eq!(readiness(), overdue);
-    f.clock.advance(Duration::from_secs(4800));
+    f.clock.advance(Duration::from_secs(2400));
     assert_eq!(readiness(), overdue);
     f.clock.advance(Duration::from_secs(1));
     assert_eq!(readiness(), Readiness::Expired { since: end });
@@ -695,6 +695,43 @@ async fn readiness_turns_bad_at_two_thirds_of_life_and_at_its_end() {
     let svids = [f.ca.svid_until("/web", end + Duration::from_secs(86_400))];
     f.api.x509.send(update(svids));
     until(|| source.status().is_ready()).await;
+}
+
+#[tokio::test]
+async fn two_thirds_are_counted_from_when_an_svid_came_or_became_valid() {
+    let f = Fixture::new();
+    let second = Duration::from_secs(1);
+    // Dated back by two hours, with three seconds to live.
+    let first = update([f.ca.svid_until("/web", START + 3 * second)]);
+    f.api.x509.send(first.clone());
+    let source = f.builder().build().await.unwrap();
+    let readiness = || source.status().readiness;
+    assert_eq!(readiness(), Readiness::Ready);
+    f.clock.advance(second);
+    assert_eq!(readiness(), Readiness::Ready);
+    f.clock.advance(second);
+    let since = START + 2 * second;
+    assert_eq!(readiness(), Readiness::Overdue { since });
+
+    // The same again, beside another one: it came when it came first.
+    let mut again = first;
+    let begin = START + 60 * second;
+    again
+        .svids
+        .push(f.ca.svid_between("/next", begin, begin + 60 * second));
+    let next = again.svids[1].clone();
+    f.api.x509.send(again);
+    until(|| source.current().svids().len() == 2).await;
+    assert_eq!(readiness(), Readiness::Overdue { since });
+
+    // One that is yet to become valid for a clock that is behind.
+    f.api.x509.send(update([next]));
+    until(|| readiness() == Readiness::Ready).await;
+    f.clock.advance(97 * second);
+    assert_eq!(readiness(), Readiness::Ready);
+    f.clock.advance(second);
+    let since = begin + 40 * second;
+    assert_eq!(readiness(), Readiness::Overdue { since });
 }
 
 #[tokio::test]

@@ -44,9 +44,20 @@ impl Ca {
         self.svid_until(path, START + Duration::from_secs(3600))
     }
 
+    /// Valid since two hours.
     pub(crate) fn svid_until(&self, path: &str, not_after: Timestamp) -> X509svid {
+        self.svid_between(path, START - Duration::from_secs(7200), not_after)
+    }
+
+    pub(crate) fn svid_between(
+        &self,
+        path: &str,
+        not_before: Timestamp,
+        not_after: Timestamp,
+    ) -> X509svid {
         let id = format!("spiffe://{}{path}", self.trust_domain);
         let mut params = params(&id, Duration::ZERO);
+        params.not_before = at(not_before);
         params.not_after = at(not_after);
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
