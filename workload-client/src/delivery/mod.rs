@@ -34,7 +34,8 @@
 //!
 //! Whoever opens `current` as a directory once and reads inside of it, or reads the one file `credential_bundle.0.pem`, has
 //! files of one revision. Whoever opens two flat names one after the other may catch a switch between the two:
-//! [`read_flat`] notices and reads again.
+//! [`read_flat`] notices and reads again. A program that uses this crate reads it all with
+//! [`Files::delivered`](crate::Files::delivered).
 //!
 //! A revision is written, synced and only then switched to, so that a crash at any moment leaves the old revision or the new
 //! one; what it left half done is removed at the next start. Files of others in the directory are never touched: where one
@@ -62,7 +63,7 @@ pub use notify::{
 pub use read::{OpenRevision, read_flat};
 
 /// The link to the revision that counts.
-pub const CURRENT: &str = "current";
+pub const CURRENT: &str = crate::source::file::CURRENT;
 
 /// The directory of all that is the writer's own.
 const PRIVATE: &str = ".delivery";

@@ -5,6 +5,7 @@
 //! bundle beside it, and no file may have changed while it was read. Until all that is so the files are read again, and
 //! what was published last stays.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -29,12 +30,16 @@ use super::survival::{Outlook, Readiness, Survival};
 use super::x509::check;
 use super::{DEFAULT_START_TIMEOUT, SourceStatus, StartError};
 use crate::observe::{Event, Metrics, Observer};
+use crate::update::MAX_SVIDS;
 
 /// How often the files are looked at by default.
 pub const DEFAULT_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The most bytes of one file: what a bundle document may have.
 pub const MAX_FILE_BYTES: u64 = spiffe_core::bundle::MAX_BUNDLE_DOCUMENT_BYTES as u64;
+
+/// The link of a delivery to the revision that counts.
+pub(crate) const CURRENT: &str = "current";
 
 /// How soon files that do not fit together are read again.
 const TORN_RETRY: Duration = Duration::from_millis(50);
@@ -46,10 +51,19 @@ const TORN_RETRIES: u32 = 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Files {
-    svid: PathBuf,
-    key: PathBuf,
-    bundle: PathBuf,
+    layout: Layout,
     federated: Vec<(TrustDomain, PathBuf)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Layout {
+    /// A directory whose revisions are switched as a whole.
+    Delivered(PathBuf),
+    Named {
+        svid: PathBuf,
+        key: PathBuf,
+        bundle: PathBuf,
+    },
 }
 
 impl Files {
@@ -60,12 +74,20 @@ impl Files {
         key: impl Into<PathBuf>,
         bundle: impl Into<PathBuf>,
     ) -> Self {
-        Self {
+        Self::with(Layout::Named {
             svid: svid.into(),
             key: key.into(),
             bundle: bundle.into(),
-            federated: Vec::new(),
-        }
+        })
+    }
+
+    /// What `spiffe fetch --write DIRECTORY` and the module `delivery` keep: all SVIDs in their order, and the bundles of
+    /// all trust domains with their X.509 and JWT authorities.
+    ///
+    /// Each look reads one revision, so nothing is ever torn, and a revision without SVIDs is what it says: they are
+    /// withdrawn. Hints are not on disk.
+    pub fn delivered(directory: impl Into<PathBuf>) -> Self {
+        Self::with(Layout::Delivered(directory.into()))
     }
 
     /// The names of spiffe-helper's own examples in its `cert_dir`: `svid.pem`, `svid_key.pem`, `svid_bundle.pem`.
@@ -100,6 +122,13 @@ impl Files {
         )
     }
 
+    fn with(layout: Layout) -> Self {
+        Self {
+            layout,
+            federated: Vec::new(),
+        }
+    }
+
     /// The bundle of a foreign trust domain, in PEM or as a SPIFFE bundle document. While it cannot be read that trust
     /// domain's last good bundle stays, and nothing else is held up.
     pub fn federated(mut self, trust_domain: TrustDomain, bundle: impl Into<PathBuf>) -> Self {
@@ -107,14 +136,13 @@ impl Files {
         self
     }
 
-    /// All paths, each once.
-    fn paths(&self) -> Vec<&Path> {
-        let federated = self.federated.iter().map(|(_, path)| path);
-        let mut paths: Vec<&Path> = [&self.svid, &self.key, &self.bundle]
-            .into_iter()
-            .chain(federated)
-            .map(PathBuf::as_path)
-            .collect();
+    /// What is looked at for changes, each path once.
+    fn paths(&self) -> Vec<PathBuf> {
+        let mut paths = match &self.layout {
+            Layout::Delivered(directory) => vec![directory.join(CURRENT)],
+            Layout::Named { svid, key, bundle } => vec![svid.clone(), key.clone(), bundle.clone()],
+        };
+        paths.extend(self.federated.iter().map(|(_, path)| path.clone()));
         paths.sort_unstable();
         paths.dedup();
         paths
@@ -128,7 +156,8 @@ impl Files {
 /// - The own bundle is empty: the same, since an emptied file is what a writer leaves between two writes.
 /// - The SVID does not verify with the bundle for longer than a writer takes: the bundle counts all the same, and the
 ///   SVID that is held stays.
-/// - There is no withdrawal: removing the files takes nothing back, and the SVID serves until it expires.
+/// - There is no withdrawal: removing the files takes nothing back, and the SVID serves until it expires. Only
+///   [`Files::delivered`] knows one.
 ///
 /// Files are looked at by their identity, size and times, and read only after a change.
 #[derive(Clone)]
@@ -347,9 +376,9 @@ struct Reading {
 }
 
 struct Found {
-    svid: X509Svid,
-    own: Bundle,
-    federated: Vec<(TrustDomain, Result<Bundle, String>)>,
+    svids: Vec<X509Svid>,
+    /// Of two bundles of one trust domain the later one counts.
+    bundles: Vec<(TrustDomain, Result<Bundle, String>)>,
 }
 
 struct Watching {
@@ -400,6 +429,8 @@ impl Watching {
                 self.failures = 0;
             }
             Err(error) => {
+                // The same files may come back, and then they are good again.
+                self.seen = None;
                 self.failures = self.failures.saturating_add(1);
                 if self.failures >= TORN_RETRIES || !self.is_started() {
                     self.reported(error);
@@ -445,7 +476,7 @@ impl Watching {
         let now = self.clock.now();
         let mut bundles = BundleSet::new();
         let mut problem = None;
-        for (trust_domain, bundle) in found.federated {
+        for (trust_domain, bundle) in found.bundles {
             match bundle {
                 Ok(bundle) => bundles.insert(bundle),
                 Err(reason) => {
@@ -456,31 +487,39 @@ impl Watching {
                 }
             }
         }
-        bundles.insert(found.own);
         let bundles = if bundles.same_authorities(current.bundles()) {
             current.bundles().clone()
         } else {
             Arc::new(bundles)
         };
-        let svids = match check(&self.verifier, &found.svid, &bundles, now) {
-            Ok(()) => match current.svid() {
-                Ok(held) if is_same(held, &found.svid) => vec![held.clone()],
-                _ => vec![Arc::new(found.svid)],
-            },
-            Err(error) if self.failures + 1 < TORN_RETRIES => return Err(error),
-            Err(error) => {
+        let checked = found
+            .svids
+            .iter()
+            .try_for_each(|svid| check(&self.verifier, svid, &bundles, now));
+        if let Err(error) = checked {
+            if self.failures + 1 >= TORN_RETRIES {
                 // No writer takes so long: an authority that is gone must not stay trusted for the SVID's sake.
                 self.published(current.svids().to_vec(), bundles)?;
-                return Err(error);
             }
+            return Err(error);
+        }
+        let known = |svid: X509Svid| {
+            let held = current.svids().iter().find(|held| is_same(held, &svid));
+            held.cloned().unwrap_or_else(|| Arc::new(svid))
         };
+        let svids: Vec<_> = found.svids.into_iter().map(known).collect();
+        let is_withdrawn = svids.is_empty();
         self.published(svids, bundles)?;
+        if is_withdrawn && !current.svids().is_empty() {
+            self.report.observer.event(&Event::Withdrawn);
+        }
         if let Some(problem) = &problem {
             self.report.observer.event(&Event::UsedInPart { problem });
         }
         self.report.state.send_modify(|state| {
             state.endpoint = EndpointState::Following;
-            state.ready = true;
+            state.ready |= !is_withdrawn;
+            state.withdrawn = is_withdrawn;
             state.last_update = Some(now);
             state.last_error = problem;
         });
@@ -526,7 +565,7 @@ fn is_same(one: &X509Svid, other: &X509Svid) -> bool {
 
 /// Reads all files, unless they are those that were `seen`.
 fn read(files: &Files, crypto: &dyn CryptoProvider, seen: Option<&Vec<Option<Mark>>>) -> Reading {
-    let marks = || -> Vec<_> { files.paths().into_iter().map(Mark::of).collect() };
+    let marks = || -> Vec<_> { files.paths().iter().map(|path| Mark::of(path)).collect() };
     let before = marks();
     if seen == Some(&before) {
         return Reading {
@@ -534,12 +573,25 @@ fn read(files: &Files, crypto: &dyn CryptoProvider, seen: Option<&Vec<Option<Mar
             found: None,
         };
     }
-    let found = parse(files, crypto).and_then(|found| {
-        if marks() == before {
-            Ok(found)
-        } else {
-            Err("the files changed while they were read".into())
+    let found = match &files.layout {
+        Layout::Delivered(directory) => parse_delivered(directory, crypto),
+        Layout::Named { svid, key, bundle } => {
+            parse([svid, key, bundle], crypto).and_then(|found| {
+                if marks() == before {
+                    Ok(found)
+                } else {
+                    Err("the files changed while they were read".into())
+                }
+            })
         }
+    };
+    let found = found.map(|mut found| {
+        let federated = files.federated.iter().map(|(trust_domain, path)| {
+            let bundle = bundle(path, trust_domain.clone());
+            (trust_domain.clone(), bundle)
+        });
+        found.bundles.splice(..0, federated);
+        found
     });
     Reading {
         marks: before,
@@ -547,31 +599,90 @@ fn read(files: &Files, crypto: &dyn CryptoProvider, seen: Option<&Vec<Option<Mar
     }
 }
 
-fn parse(files: &Files, crypto: &dyn CryptoProvider) -> Result<Found, String> {
-    let chain = text(&files.svid)?;
-    let svid = if files.key == files.svid {
-        X509Svid::from_pem(&chain, &chain, crypto)
-    } else {
-        X509Svid::from_pem(&chain, &text(&files.key)?, crypto)
+fn parse([svid, key, own]: [&Path; 3], crypto: &dyn CryptoProvider) -> Result<Found, String> {
+    let found = self::svid(svid, key, crypto)?;
+    let trust_domain = found.trust_domain().to_owned();
+    let own = own_bundle(own, trust_domain.clone())?;
+    Ok(Found {
+        svids: vec![found],
+        bundles: vec![(trust_domain, Ok(own))],
+    })
+}
+
+/// One revision of a delivery, found once: the names of revisions are never used twice.
+fn parse_delivered(directory: &Path, crypto: &dyn CryptoProvider) -> Result<Found, String> {
+    let current = directory.join(CURRENT);
+    let failed = |error: io::Error| format!("{} cannot be read: {error}", current.display());
+    let revision = std::fs::canonicalize(&current).map_err(failed)?;
+    let mut svids = Vec::new();
+    while svids.len() < MAX_SVIDS {
+        let path = revision.join(format!("credential_bundle.{}.pem", svids.len()));
+        if !path.try_exists().map_err(failed)? {
+            break;
+        }
+        svids.push(svid(&path, &path, crypto)?);
+    }
+    let mut bundles = BTreeMap::new();
+    let entries = match std::fs::read_dir(revision.join("bundles")) {
+        Ok(entries) => Some(entries),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(failed(error)),
     };
-    let svid = svid.map_err(|error| {
-        let (svid, key) = (files.svid.display(), files.key.display());
+    for entry in entries.into_iter().flatten() {
+        let name = entry.map_err(failed)?.file_name();
+        let stem = name.to_str().and_then(|name| name.strip_suffix(".json"));
+        let Some(Ok(trust_domain)) = stem.map(TrustDomain::parse) else {
+            continue;
+        };
+        let path = revision.join("bundles").join(&name);
+        bundles.insert(trust_domain.clone(), bundle(&path, trust_domain));
+    }
+    for (number, svid) in svids.iter().enumerate() {
+        let own = svid.trust_domain().to_owned();
+        match bundles.get(&own) {
+            Some(Ok(_)) => {}
+            Some(Err(reason)) => return Err(reason.clone()),
+            // A name too long for that of a file has its authorities in the numbered one.
+            None => {
+                let path = revision.join(format!("bundle.{number}.pem"));
+                bundles.insert(own.clone(), Ok(own_bundle(&path, own)?));
+            }
+        }
+    }
+    // The writer removes what was current once, file by file: only one that still is was read whole.
+    if std::fs::canonicalize(&current).map_err(failed)? != revision {
+        return Err(format!(
+            "{} was switched while it was read",
+            current.display()
+        ));
+    }
+    Ok(Found {
+        svids,
+        bundles: bundles.into_iter().collect(),
+    })
+}
+
+/// An SVID from its chain and its key, which may be one file.
+fn svid(chain: &Path, key: &Path, crypto: &dyn CryptoProvider) -> Result<X509Svid, String> {
+    let text_of_chain = text(chain)?;
+    let svid = if key == chain {
+        X509Svid::from_pem(&text_of_chain, &text_of_chain, crypto)
+    } else {
+        X509Svid::from_pem(&text_of_chain, &text(key)?, crypto)
+    };
+    svid.map_err(|error| {
+        let (svid, key) = (chain.display(), key.display());
         format!("{svid} and {key} are no X509-SVID: {error}")
-    })?;
-    let own = bundle(&files.bundle, svid.trust_domain().to_owned())?;
+    })
+}
+
+fn own_bundle(path: &Path, trust_domain: TrustDomain) -> Result<Bundle, String> {
+    let own = bundle(path, trust_domain)?;
     if own.x509_authorities().is_empty() {
-        let path = files.bundle.display();
+        let path = path.display();
         return Err(format!("{path} holds no authority; is it being written?"));
     }
-    let federated = files.federated.iter().map(|(trust_domain, path)| {
-        let bundle = bundle(path, trust_domain.clone());
-        (trust_domain.clone(), bundle)
-    });
-    Ok(Found {
-        federated: federated.collect(),
-        svid,
-        own,
-    })
+    Ok(own)
 }
 
 /// A bundle by its first character: a SPIFFE bundle document, or PEM.

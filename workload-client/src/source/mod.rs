@@ -5,7 +5,7 @@ pub(crate) mod backoff;
 mod builder;
 mod bundle;
 mod cache;
-mod file;
+pub(crate) mod file;
 mod follow;
 mod jwt;
 pub(crate) mod outages;

@@ -294,3 +294,177 @@ async fn it_says_until_when_it_lasts() {
     let since = survival.until();
     assert_eq!(source.status().readiness, Readiness::Expired { since });
 }
+
+/// `spiffe fetch --write` and what reads it.
+#[cfg(feature = "delivery")]
+mod delivered {
+    use spiffe_workload_client::delivery::{DeliveryDirectory, FileSet, Material};
+    use spiffe_workload_client::spiffe_core::bundle::{JwtAuthorities, X509Authorities};
+    use spiffe_workload_client::spiffe_core::crypto::aws_lc_rs;
+    use spiffe_workload_client::spiffe_core::key::PrivateKey;
+    use spiffe_workload_client::spiffe_core::verify::{PeerRole, X509Verifier};
+    use spiffe_workload_client::spiffe_core::{Bundle, BundleSet, Clock, X509Svid};
+
+    use super::*;
+    use crate::support::jwt::JwtCa;
+
+    fn svid(svid: &X509svid) -> Arc<X509Svid> {
+        let key = PrivateKey::from_pkcs8_der(svid.x509_svid_key.clone());
+        let svid = X509Svid::from_concatenated_der(&svid.x509_svid, key, &*aws_lc_rs());
+        Arc::new(svid.unwrap())
+    }
+
+    fn bundle(ca: &Ca) -> Bundle {
+        let authorities = X509Authorities::from_concatenated_der(&ca.bundle()).unwrap();
+        let name: TrustDomain = ca.trust_domain.parse().unwrap();
+        Bundle::new(name).with_x509_authorities(authorities)
+    }
+
+    fn material(svids: impl IntoIterator<Item = Arc<X509Svid>>, bundles: BundleSet) -> Material {
+        let mut material = Material::default();
+        material.svids = svids.into_iter().collect();
+        material.bundles = Arc::new(bundles);
+        material
+    }
+
+    fn deliver(directory: &mut DeliveryDirectory, material: &Material) {
+        let files = FileSet::new(material).unwrap();
+        assert!(directory.write(&files).unwrap().is_new);
+    }
+
+    #[tokio::test]
+    async fn all_that_was_delivered_comes_back() {
+        let f = Fixture::new();
+        let west = Ca::new("west.example");
+        let (_, jwks) = JwtCa::new("east.example").bundle();
+        let jwt = JwtAuthorities::from_workload_api_jwks(&jwks).unwrap();
+        let bundles = || -> BundleSet {
+            [
+                bundle(&f.ca).with_jwt_authorities(jwt.clone()),
+                bundle(&west),
+            ]
+            .into_iter()
+            .collect()
+        };
+        let svids = ["/web", "/db"].map(|path| svid(&f.ca.svid(path)));
+        let mut directory = DeliveryDirectory::new(f.path("svid"));
+        deliver(&mut directory, &material(svids.clone(), bundles()));
+
+        let files = Files::delivered(f.path("svid"));
+        let source = f.builder(files).build().await.unwrap();
+        let chains = |source: &FileSource| -> Vec<_> {
+            let current = source.current();
+            current
+                .svids()
+                .iter()
+                .map(|one| one.chain().to_vec())
+                .collect()
+        };
+        assert_eq!(chains(&source), svids.map(|one| one.chain().to_vec()));
+        assert!(source.current().bundles().same_authorities(&bundles()));
+        assert_eq!(source.status().last_error, None);
+
+        // A rotation of one of them: the other one is still the same value.
+        let held = source.current().svids()[1].clone();
+        let next = [svid(&f.ca.svid("/web")), held.clone()];
+        let revision = source.current().revision();
+        deliver(&mut directory, &material(next.clone(), bundles()));
+        f.looks_until(|| source.current().revision() > revision)
+            .await;
+        assert_eq!(chains(&source), next.map(|one| one.chain().to_vec()));
+        assert!(Arc::ptr_eq(&held, &source.current().svids()[1]));
+
+        // Defederated.
+        let revision = source.current().revision();
+        deliver(
+            &mut directory,
+            &material([held.clone()], [bundle(&f.ca)].into_iter().collect()),
+        );
+        f.looks_until(|| source.current().revision() > revision)
+            .await;
+        assert!(source.bundle(WEST).is_err());
+        assert_eq!(id(&source), "/db");
+    }
+
+    #[tokio::test]
+    async fn a_revision_without_svids_is_a_withdrawal_and_files_that_are_gone_are_none() {
+        let f = Fixture::new();
+        let bundles = || -> BundleSet { [bundle(&f.ca)].into_iter().collect() };
+        let mut directory = DeliveryDirectory::new(f.path("svid"));
+        deliver(
+            &mut directory,
+            &material([svid(&f.ca.svid("/web"))], bundles()),
+        );
+        let files = Files::delivered(f.path("svid"));
+        let source = f.builder(files).build().await.unwrap();
+
+        let link = f.path("svid").join("current");
+        let to = fs::read_link(&link).unwrap();
+        fs::remove_file(&link).unwrap();
+        f.looks_until(|| source.status().last_error.is_some()).await;
+        let error = source.status().last_error.unwrap();
+        assert!(error.contains("current cannot be read"), "{error}");
+        assert_eq!(id(&source), "/web");
+        symlink(to, &link).unwrap();
+        f.looks_until(|| source.status().last_error.is_none()).await;
+
+        deliver(&mut directory, &Material::default());
+        f.looks_until(|| source.status().withdrawn).await;
+        assert!(source.svid().is_err());
+        assert!(source.bundle(EAST).is_err());
+        assert_eq!(source.status().readiness, Readiness::Empty);
+
+        deliver(
+            &mut directory,
+            &material([svid(&f.ca.svid("/back"))], bundles()),
+        );
+        f.looks_until(|| source.status().is_ready()).await;
+        assert_eq!(id(&source), "/back");
+        assert!(!source.status().withdrawn);
+    }
+
+    /// A writer that does nothing else than switch, each revision with a trust domain's authority and SVIDs of its own: a
+    /// reader that took two files of two revisions would hold an SVID that does not verify, or too few of them.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nothing_is_torn_while_revisions_are_switched() {
+        // The last one is not as the first.
+        const REVISIONS: usize = 101;
+        let f = Fixture::new();
+        let worlds: Vec<_> = (0..4)
+            .map(|_| {
+                let ca = Ca::new("east.example");
+                // A look is a second, and there may be many.
+                let end = START + Duration::from_secs(86_400 * 300);
+                let svids = ["/a", "/b"].map(|path| svid(&ca.svid_until(path, end)));
+                FileSet::new(&material(svids, [bundle(&ca)].into_iter().collect())).unwrap()
+            })
+            .collect();
+        let mut directory = DeliveryDirectory::new(f.path("svid"));
+        directory.write(&worlds[0]).unwrap();
+        let files = Files::delivered(f.path("svid"));
+        let source = f.builder(files).build().await.unwrap();
+        let writer = tokio::task::spawn_blocking(move || {
+            for number in 1..=REVISIONS {
+                directory.write(&worlds[number % worlds.len()]).unwrap();
+            }
+        });
+        let verifier = X509Verifier::new(&*aws_lc_rs());
+        let mut seen = 0;
+        while !writer.is_finished() || seen == 0 {
+            let held = source.current().revision();
+            f.clock.pass(LOOK).await;
+            tokio::task::yield_now().await;
+            let current = source.current();
+            seen += usize::from(current.revision() > held);
+            assert_eq!(current.svids().len(), 2);
+            for svid in current.svids() {
+                let bundles = current.bundles();
+                let verified =
+                    verifier.verify(svid.chain(), bundles, f.clock.now(), PeerRole::Unspecified);
+                assert!(verified.is_ok(), "{verified:?}");
+            }
+        }
+        writer.await.unwrap();
+        f.looks_until(|| source.status().last_error.is_none()).await;
+    }
+}
