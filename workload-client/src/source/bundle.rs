@@ -11,8 +11,9 @@ use spiffe_core::{BoxFuture, Bundle, BundleSet, Publisher, Source, Timestamp};
 use spiffe_proto::workload::X509BundlesResponse;
 
 use super::builder::{Common, common_settings};
+use super::cache::LastGood;
 use super::follow::Following;
-use super::stream::{self, Applied, Consumer, Reader};
+use super::stream::{self, Applied, Consumer, Reader, Settings};
 use super::survival::{Readiness, Survival};
 use super::{SourceStatus, StartError};
 use crate::client::{Responses, WorkloadApiClient};
@@ -126,6 +127,14 @@ pub struct BundleSourceBuilder {
 impl BundleSourceBuilder {
     common_settings!();
 
+    /// Where the last good state is kept on disk, sealed, so that a restart while the endpoint is away comes up with it;
+    /// nowhere otherwise. Each profile has a file of its own: the path with `.x509` and with `.jwt` behind it. They are
+    /// written while an update is applied.
+    pub fn last_good(mut self, last_good: LastGood) -> Self {
+        self.common.last_good = Some(last_good);
+        self
+    }
+
     /// Only the authorities of X509-SVIDs.
     pub fn only_x509(mut self) -> Self {
         self.only = Some(Profile::X509);
@@ -165,12 +174,22 @@ impl BundleSourceBuilder {
             publisher: publisher.clone(),
         };
         let jwt = half.of(Profile::Jwt);
-        let x509 = |settings| stream::follow::<X509BundleReader>(half, settings, Arc::default());
-        let jwt = |settings| stream::follow::<JwtBundleReader>(jwt, settings, Arc::default());
+        let settings = |part| Settings {
+            last_good: settings.last_good.as_ref().map(|whole| whole.part(part)),
+            ..settings.clone()
+        };
+        let x509 = || {
+            let settings = settings("x509");
+            stream::follow::<X509BundleReader>(half, settings, Arc::default())
+        };
+        let jwt = || {
+            let settings = settings("jwt");
+            stream::follow::<JwtBundleReader>(jwt, settings, Arc::default())
+        };
         let (first, second) = match self.only {
-            Some(Profile::Jwt) => (jwt(settings)?, None),
-            Some(Profile::X509) => (x509(settings)?, None),
-            None => (x509(settings.clone())?, Some(jwt(settings)?)),
+            Some(Profile::Jwt) => (jwt()?, None),
+            Some(Profile::X509) => (x509()?, None),
+            None => (x509()?, Some(jwt()?)),
         };
         Ok(BundleSource {
             publisher,

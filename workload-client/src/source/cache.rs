@@ -1,8 +1,9 @@
 //! A source's last good state on disk, sealed, so that a restart while the endpoint is away comes up with what is still
 //! valid.
 //!
-//! What is kept is the message itself; at a start it is read and judged as if it had just come, so nothing that has
-//! expired is served. The file is sealed under a [`SealKey`] and bound to the machine, the user and its own path: a copy
+//! What is kept is the message itself, a file for each stream; at a start it is read and judged as if it had just come, so
+//! nothing that has expired is served. Tokens are not kept: half of one's few minutes has passed when it is renewed, and
+//! every renewal would be a write of them all. The file is sealed under a [`SealKey`] and bound to the machine, the user and its own path: a copy
 //! elsewhere, another user's, or one that was altered does not open. This guards against files that travel by accident (a
 //! backup, an image, a shared volume); it does not guard against root or the same user, who can read the key as the
 //! program does.
@@ -227,9 +228,22 @@ impl LastGood {
         self.crypto.as_ref().ok_or_else(missing)
     }
 
+    /// For one stream of several: the path with `.` and `name` behind it.
+    pub(super) fn part(&self, name: &str) -> Self {
+        Self {
+            path: self.beside(name),
+            ..self.clone()
+        }
+    }
+
     fn next(&self) -> PathBuf {
+        self.beside("new")
+    }
+
+    fn beside(&self, ending: &str) -> PathBuf {
         let mut name = self.path.file_name().unwrap_or_default().to_owned();
-        name.push(".new");
+        name.push(".");
+        name.push(ending);
         self.path.with_file_name(name)
     }
 

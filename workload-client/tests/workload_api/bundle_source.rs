@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spiffe_proto::workload::X509BundlesResponse;
-use spiffe_workload_client::source::{BundleSourceBuilder, Ends, Readiness};
+use spiffe_workload_client::source::{BundleSourceBuilder, Ends, LastGood, Readiness};
 use spiffe_workload_client::spiffe_core::{Source, Timestamp, TrustDomainRef, Watch};
 use spiffe_workload_client::{BundleSource, ClientError, StartError, WorkloadApiClient};
 use tonic::Status;
@@ -22,7 +22,7 @@ const YEAR: Duration = Duration::from_secs(86_400 * 365);
 struct Fixture {
     api: Arc<Api>,
     clock: Arc<VirtualClock>,
-    _server: Running,
+    server: Running,
     place: Place,
 }
 
@@ -30,7 +30,7 @@ impl Fixture {
     fn new() -> Self {
         let (api, place) = (Api::new(), Place::new());
         Self {
-            _server: Running::start(&api, &place.path()),
+            server: Running::start(&api, &place.path()),
             clock: Arc::new(VirtualClock::new()),
             api,
             place,
@@ -91,7 +91,7 @@ async fn both_profiles_make_one_bundle_of_each_trust_domain() {
 }
 
 #[tokio::test]
-async fn a_server_with_one_profile_is_followed_for_that() {
+async fn aserver_with_one_profile_is_followed_for_that() {
     let f = Fixture::new();
     f.api.x509_bundles.send(x509(&[&Ca::new("east.example")]));
     f.api.jwt_bundles.fail(Status::unimplemented("no tokens"));
@@ -103,4 +103,41 @@ async fn a_server_with_one_profile_is_followed_for_that() {
     assert!(is_refused, "{error}");
     let source = f.builder().only_x509().build().await.unwrap();
     assert!(source.bundle(EAST).is_ok());
+}
+
+#[tokio::test]
+async fn a_restart_during_an_outage_comes_up_with_both_profiles() {
+    let mut f = Fixture::new();
+    let (east, jwt) = (Ca::new("east.example"), JwtCa::new("east.example"));
+    f.api.x509_bundles.send(x509(&[&east]));
+    f.api.jwt_bundles.send(bundles([jwt.bundle()]));
+    let path = f.place.path();
+    let place = path.parent().unwrap();
+    let last_good = || LastGood::in_files(place.join("bundles"), place.join("key")).unwrap();
+    let first = f.builder().last_good(last_good()).build().await.unwrap();
+    let held = first.bundle(EAST).unwrap();
+    first.shutdown().await;
+    f.server.kill();
+
+    let restored = f.builder().last_good(last_good()).build().await.unwrap();
+    let bundle = restored.bundle(EAST).unwrap();
+    assert_eq!(bundle.x509_authorities().len(), 1);
+    assert_eq!(bundle.jwt_authorities().len(), 1);
+    assert!(bundle.same_authorities(&held));
+    assert!(restored.status().last_error.is_some());
+    restored.shutdown().await;
+    assert!(f.builder().start().unwrap().bundle(EAST).is_err());
+
+    // What one profile withdraws does not come back, and takes nothing of the other's.
+    f.server = Running::start(&f.api, &path);
+    f.api.jwt_bundles.fail(Status::permission_denied("gone"));
+    let source = f.builder().last_good(last_good()).build().await.unwrap();
+    until(|| source.status().withdrawn).await;
+    until(|| !place.join("bundles.jwt").exists()).await;
+    source.shutdown().await;
+    f.server.kill();
+    let restored = f.builder().last_good(last_good()).start().unwrap();
+    let bundle = restored.bundle(EAST).unwrap();
+    assert_eq!(bundle.x509_authorities().len(), 1);
+    assert_eq!(bundle.jwt_authorities().len(), 0);
 }
