@@ -303,7 +303,11 @@ impl ClientBuilder {
 
     /// How long a connection with open streams may be silent before the other end is asked for a sign of life, and how long
     /// that may take; [`DEFAULT_KEEP_ALIVE`] otherwise. Without one the connection is given up, so that an agent that is
-    /// frozen is noticed. It runs on tokio's timer, as the transport does.
+    /// frozen is noticed.
+    ///
+    /// It runs on tokio's timer, as all of the transport does, and not on the [`clock`](Self::clock): bytes on a socket take
+    /// their time whatever a virtual clock says, and an hour that passes on one at once would make every agent a frozen one.
+    /// Tests pause tokio's time instead.
     #[must_use]
     pub fn keep_alive(mut self, every: Duration) -> Self {
         self.keep_alive = every;
