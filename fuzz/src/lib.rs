@@ -4,12 +4,15 @@
 #![forbid(unsafe_code)]
 
 mod certificates;
+mod messages;
 mod seeds;
 mod tokens;
 
+use spiffe_core::pki_types::CertificateDer;
 use spiffe_core::{Bundle, BundleSet, Timestamp, TrustDomain};
 
 pub use certificates::World;
+pub use messages::{jwt_bundles, x509_bundles, x509_message};
 pub use seeds::{Seed, seeds};
 pub use tokens::{AUDIENCE, CLAIMS, signed, token_bundle};
 
@@ -23,4 +26,8 @@ pub fn domain() -> TrustDomain {
 
 fn set(bundles: impl IntoIterator<Item = Bundle>) -> BundleSet {
     bundles.into_iter().collect()
+}
+
+fn joined(chain: &[CertificateDer<'_>]) -> Vec<u8> {
+    chain.iter().flat_map(|one| one.iter().copied()).collect()
 }

@@ -2,10 +2,10 @@
 
 use base64ct::{Base64, Encoding};
 use spiffe_core::bundle::certificates_to_pem;
-use spiffe_core::pki_types::CertificateDer;
 
-use crate::World;
+use crate::messages::message_seeds;
 use crate::tokens::{CLAIMS, jwk_members, signed, url64};
+use crate::{World, joined};
 
 /// One input of one target.
 #[derive(Debug)]
@@ -60,6 +60,9 @@ pub fn seeds() -> Vec<Seed> {
         add("x509_svid", joined(&chain[..1]));
         add("pem", certificates_to_pem(chain).into());
     }
+    for message in message_seeds(&world) {
+        add("workload_update", message);
+    }
     let key = Base64::encode_string(world.key().secret_pkcs8_der());
     let key = format!("-----BEGIN PRIVATE KEY-----\n{key}\n-----END PRIVATE KEY-----\n");
     add(
@@ -68,10 +71,6 @@ pub fn seeds() -> Vec<Seed> {
     );
     add("pem", key.into());
     seeds
-}
-
-fn joined(chain: &[CertificateDer<'_>]) -> Vec<u8> {
-    chain.iter().flat_map(|one| one.iter().copied()).collect()
 }
 
 fn documents(world: &World) -> [String; 4] {

@@ -156,6 +156,7 @@ const TARGETS: &[&str] = &[
     "jwks",
     "pem",
     "x509_svid",
+    "workload_update",
     "jwt_svid",
     "verify_chain",
 ];
@@ -164,8 +165,9 @@ pub(crate) const HELP: &str = "\
 Usage: cargo xtask fuzz [--seconds N] [TARGET...]
 
 Runs the libFuzzer targets, all of them when none is named, for N seconds each (60 when not said), from a seed corpus that a
-program makes: spiffe_id, policy, bundle_json, jwks, pem, x509_svid, jwt_svid, verify_chain. Needs a C++ compiler. What is found
-stays in the target directory under fuzz-work: the corpus for the next run, and inputs that break a property under artifacts.
+program makes: spiffe_id, policy, bundle_json, jwks, pem, x509_svid, workload_update, jwt_svid, verify_chain. Needs a C++ compiler.
+What is found stays in the target directory under fuzz-work: the corpus for the next run, and inputs that break a property
+under artifacts.
 ";
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ mod bundle;
 mod cache;
 pub(crate) mod file;
 mod follow;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod jwt;
 pub(crate) mod outages;
 pub(crate) mod stream;

@@ -96,7 +96,7 @@ impl fmt::Debug for X509Source {
 }
 
 /// Picks the default identity among the delivered ones by its position.
-type Picker = Box<dyn Fn(&[Arc<X509Svid>]) -> Result<usize, SourceError> + Send + Sync>;
+pub(super) type Picker = Box<dyn Fn(&[Arc<X509Svid>]) -> Result<usize, SourceError> + Send + Sync>;
 
 /// Settings of an [`X509Source`].
 #[derive(Default)]
@@ -159,11 +159,8 @@ impl X509SourceBuilder {
     pub fn start(self) -> Result<X509Source, StartError> {
         let settings = self.common.settings()?;
         let publisher = Publisher::new();
-        let feed = X509Feed {
-            verifier: settings.client.verifier().clone(),
-            publisher: publisher.clone(),
-            picker: self.picker,
-        };
+        let verifier = settings.client.verifier().clone();
+        let feed = X509Feed::new(verifier, publisher.clone(), self.picker);
         let following = stream::follow::<X509Reader>(feed, settings, Arc::default())?;
         Ok(X509Source {
             publisher,
@@ -180,13 +177,25 @@ impl fmt::Debug for X509SourceBuilder {
     }
 }
 
-struct X509Feed {
+pub(super) struct X509Feed {
     verifier: X509Verifier,
     publisher: Publisher,
     picker: Option<Picker>,
 }
 
 impl X509Feed {
+    pub(super) fn new(
+        verifier: X509Verifier,
+        publisher: Publisher,
+        picker: Option<Picker>,
+    ) -> Self {
+        Self {
+            verifier,
+            publisher,
+            picker,
+        }
+    }
+
     /// What of an update can be used, so that one bad SVID does not keep the others from rotating: the held one of
     /// the same identity stands in for it, or it is left out. `None` when that would make another identity the
     /// default one; the first problem is reported either way.
