@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
+use support::terminal::{CTRL_C, Terminal};
 use support::{Running, Up, own_entry, run, spiffe};
 use tempfile::TempDir;
 
@@ -248,6 +249,73 @@ fn a_watcher_tells_of_rotations_and_of_a_workload_api_that_goes() {
     );
     assert_eq!(text.terminate().code(), Some(0));
     assert_eq!(json.interrupt().code(), Some(0));
+}
+
+#[test]
+fn on_a_terminal_a_watcher_draws_a_table_until_ctrl_c() {
+    let mut w = World::new(",ttl=1h");
+    let mut terminal = Terminal::run(&w.command(&["watch"]));
+    let parts = [
+        "  following  revision 1  ready\r\n",
+        "\r\n  spiffe://example.org/web\r\n    until ",
+        " left  serial ",
+        "\r\n  bundle of example.org  1 authorities  ",
+        "\r\nwithout the Workload API: 5",
+    ];
+    let first = terminal.screen(&parts);
+    assert!(
+        first.starts_with(&format!("unix://{}", w.socket)),
+        "{first}"
+    );
+    // Drawn anew as time goes by, and as the Workload API goes.
+    terminal.until(|shown| {
+        shown
+            .split("\x1b[H\x1b[J")
+            .any(|screen| screen.contains(" left") && screen != first)
+    });
+    drop(w.up.take());
+    let away = terminal.screen(&["  waiting  revision 1  ready\r\n", "no connection"]);
+    assert!(away.contains("spiffe://example.org/web"), "{away}");
+    terminal.press(CTRL_C);
+    let (ended, shown) = terminal.end();
+    assert_eq!(ended.code(), Some(0));
+    // Nothing was switched on that would have to be switched off again.
+    let left = shown.replace("\x1b[H\x1b[J", "");
+    assert!(!left.contains('\x1b'), "{left:?}");
+}
+
+#[test]
+fn on_a_terminal_a_program_has_the_terminal_and_its_keys() {
+    let w = World::new("");
+    let line = "trap 'echo interrupted' INT; trap 'echo terminated; exit 5' TERM; \
+        tty; stty size; test -f $SPIFFE_KEY_FILE && echo ready; \
+        while :; do read -r line && echo \"got $line\"; done";
+    let mut terminal = Terminal::run(&w.command(&["run", "--", "sh", "-c", line]));
+    terminal.shows("/dev/pts/");
+    terminal.shows("24 100\r\n");
+    terminal.shows("ready\r\n");
+    terminal.press(b"one\n");
+    terminal.shows("got one\r\n");
+    // The terminal's signal reaches it once: it is not passed on a second time.
+    terminal.press(CTRL_C);
+    terminal.shows("interrupted\r\n");
+    terminal.press(b"two\n");
+    terminal.shows("got two\r\n");
+    let pid = terminal.id().to_string();
+    let sent = Command::new("kill").args(["-s", "TERM", &pid]).status();
+    assert!(sent.unwrap().success());
+    let (ended, shown) = terminal.end();
+    assert_eq!(ended.code(), Some(5), "{shown}");
+    assert_eq!(shown.matches("interrupted\r\n").count(), 1, "{shown}");
+    assert_eq!(w.left_behind(), 0);
+
+    // One that does not mind the keys ends by them, and that is its status.
+    let mut terminal =
+        Terminal::run(&w.command(&["run", "--", "sh", "-c", "echo ready; exec cat"]));
+    terminal.shows("ready\r\n");
+    terminal.press(CTRL_C);
+    assert_eq!(terminal.end().0.code(), Some(128 + 2));
+    assert_eq!(w.left_behind(), 0);
 }
 
 #[test]

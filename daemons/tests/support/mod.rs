@@ -6,6 +6,8 @@
     reason = "shared by test programs, each of which uses its own part"
 )]
 
+pub mod terminal;
+
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
