@@ -151,8 +151,37 @@ struct Kind {
 #[cfg(test)]
 mod tests {
     use prometheus_client::encoding::text::encode;
+    use spiffe_testkit::TrustDomain;
 
     use super::*;
+
+    #[tokio::test]
+    async fn identities_that_were_not_renewed_are_counted() {
+        let mut registry = Registry::default();
+        let metrics = PrometheusMetrics::register(&mut registry);
+        let svid = TrustDomain::ephemeral("example.org")
+            .await
+            .svid("web")
+            .await;
+        let (svid, since) = (&svid, svid.not_after());
+        let survival = None;
+        let overdue = Event::Overdue {
+            svid,
+            since,
+            survival,
+        };
+        metrics.record("x509", &overdue);
+        metrics.record("x509", &Event::Expired { svid, since });
+        metrics.record("x509", &overdue);
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        for line in [
+            r#"spiffe_source_overdue_total{source="x509"} 2"#,
+            r#"spiffe_source_expired_total{source="x509"} 1"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
 
     #[test]
     fn events_are_counted_by_kind_of_source() {

@@ -42,6 +42,8 @@ impl NotYetValid {
 #[derive(Debug, Default)]
 pub(super) struct Aging {
     said: Said,
+    /// Whether nobody promises when it is renewed.
+    renewed_any_time: bool,
     /// The identity.
     held: Option<Arc<X509Svid>>,
 }
@@ -87,6 +89,14 @@ impl News {
 }
 
 impl Aging {
+    /// Of files, whose writers renew when they like; cert-manager's does at two thirds of a life, which is no alarm.
+    pub(super) fn of_files() -> Self {
+        Self {
+            renewed_any_time: true,
+            ..Self::default()
+        }
+    }
+
     /// Looks at what is held at `now`, and came at `received`.
     pub(super) fn look(
         &mut self,
@@ -96,7 +106,7 @@ impl Aging {
         now: Timestamp,
     ) -> Option<News> {
         let Ok(svid) = snapshot.svid().cloned() else {
-            *self = Self::default();
+            (self.said, self.held) = (Said::Nothing, None);
             return None;
         };
         let known = self.held.replace(svid.clone());
@@ -107,14 +117,14 @@ impl Aging {
                 self.said = Said::Expired;
                 is_news.then_some(News::Expired { svid, since })
             }
-            Readiness::Overdue { since } => {
+            Readiness::Overdue { since } if !self.renewed_any_time => {
                 let is_news = is_new || self.said < Said::Overdue;
                 if is_news {
                     self.said = Said::Overdue;
                 }
                 is_news.then_some(News::Overdue { svid, since })
             }
-            Readiness::Ready | Readiness::Empty => {
+            Readiness::Ready | Readiness::Empty | Readiness::Overdue { .. } => {
                 let was_old = self.said > Said::Nothing;
                 self.said = Said::Nothing;
                 was_old.then_some(News::Fresh)

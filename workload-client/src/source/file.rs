@@ -315,7 +315,7 @@ impl FileSourceBuilder {
             },
             seen: None,
             failures: 0,
-            aging: Aging::default(),
+            aging: Aging::of_files(),
         };
         let running = Running::spawn(&runtime()?, watching.run());
         Ok(FileSource {

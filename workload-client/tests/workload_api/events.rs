@@ -6,9 +6,10 @@ use std::time::Duration;
 use spiffe_workload_client::observe::{Event, Metrics};
 use spiffe_workload_client::source::X509SourceBuilder;
 use spiffe_workload_client::spiffe_core::{Clock, Source, Watch};
-use spiffe_workload_client::{WorkloadApiClient, X509Source};
+use spiffe_workload_client::{FileSource, Files, WorkloadApiClient, X509Source};
 use tonic::Status;
 
+use crate::file_source::{HERE, write};
 use crate::support::ca::{Ca, update};
 use crate::support::clock::{START, VirtualClock};
 use crate::support::server::{Api, Place, Running};
@@ -281,4 +282,35 @@ async fn a_clock_that_is_behind_or_ahead_of_the_issuers_is_named() {
         (f.told.count("not yet valid"), f.told.count("used in part")),
         (0, 0)
     );
+}
+
+#[tokio::test]
+async fn files_expire_and_are_renewed_and_are_never_overdue() {
+    let (f, place) = (Fixture::new(), tempfile::tempdir().unwrap());
+    write(place.path(), &f.ca.svid("/web"), &HERE);
+    let source = FileSource::builder(Files::spiffe_ca(place.path()))
+        .clock(f.clock.clone())
+        .metrics(Arc::new(f.told.clone()))
+        .build()
+        .await
+        .unwrap();
+    // Each look is a thread's, which time waits for here.
+    let pass = async |by: Duration| {
+        f.clock.advance(by);
+        f.clock.pass(Duration::from_secs(1)).await;
+        f.clock.somebody_waits(Duration::from_secs(1)).await;
+    };
+    pass(MINUTE * 50).await;
+    assert_eq!((f.told.count("overdue"), f.told.count("expired")), (0, 0));
+    pass(MINUTE * 20).await;
+    f.told.come("expired", 1).await;
+    pass(MINUTE).await;
+    let renewed = f.ca.svid_until("/web", f.clock.now() + HOUR);
+    write(place.path(), &renewed, &HERE);
+    while f.told.count("recovered") == 0 {
+        f.clock.pass(Duration::from_secs(1)).await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((f.told.count("overdue"), f.told.count("expired")), (0, 1));
+    assert!(source.svid().unwrap().not_after() > f.clock.now());
 }

@@ -65,7 +65,7 @@ impl Fixture {
     }
 }
 
-const HERE: [&str; 3] = ["svid.pem", "key.pem", "bundle.pem"];
+pub(crate) const HERE: [&str; 3] = ["svid.pem", "key.pem", "bundle.pem"];
 
 fn id(source: &FileSource) -> String {
     source.svid().unwrap().id().path().into()
@@ -76,7 +76,7 @@ fn pem(kind: &str, der: &[u8]) -> String {
     format!("-----BEGIN {kind}-----\n{text}\n-----END {kind}-----\n")
 }
 
-fn write(directory: &Path, svid: &X509svid, [certificate, key, bundle]: &[&str; 3]) {
+pub(crate) fn write(directory: &Path, svid: &X509svid, [certificate, key, bundle]: &[&str; 3]) {
     let chain = pem("CERTIFICATE", &svid.x509_svid);
     fs::write(directory.join(certificate), chain).unwrap();
     fs::write(directory.join(key), pem("PRIVATE KEY", &svid.x509_svid_key)).unwrap();
