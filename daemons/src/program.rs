@@ -120,7 +120,7 @@ impl Program {
             revision = status.revision;
             match &mut running {
                 None if status.svids > 0 => running = Some(self.start()?),
-                None => tracing::debug!(program = ?self.program, "waiting for an identity"),
+                None => {}
                 Some(child) if status.svids == 0 => {
                     tracing::warn!(
                         program = ?self.program,
@@ -130,6 +130,7 @@ impl Program {
                         return Ok(ended);
                     }
                     running = None;
+                    tracing::info!(program = ?self.program, "stopped; waiting for an identity");
                 }
                 Some(child) if is_new => match self.on_rotation {
                     OnRotation::Nothing => {}

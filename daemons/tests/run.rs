@@ -123,7 +123,9 @@ fn a_program_runs_only_while_there_is_an_identity() {
     let line =
         "trap 'echo stopped; exit 5' TERM; ls $SPIFFE_KEY_FILE; while :; do sleep 0.05; done";
     let restarted = w.start(&[], line);
-    let looks_itself = w.start(&["--on-rotation", "nothing"], line);
+    let mut looks_itself = w.command(&["run", "--on-rotation", "nothing", "--", "sh", "-c", line]);
+    looks_itself.env("RUST_LOG", "info");
+    let looks_itself = Running::start(looks_itself);
     for running in [&restarted, &looks_itself] {
         running.line("svid.0.key");
     }
@@ -133,7 +135,8 @@ fn a_program_runs_only_while_there_is_an_identity() {
         assert!(said.contains("WARN"), "{said}");
         running.line("stopped");
     }
-    // There is nothing to pass a signal on to; it ends the waiting.
+    // Once it is gone there is nothing to pass a signal on to; that ends the waiting.
+    looks_itself.log_line("stopped; waiting for an identity");
     assert_eq!(looks_itself.terminate().code(), Some(128 + 15));
     w.restart(&["--entry", &own_entry("web", "")]);
     restarted.line("svid.0.key");
