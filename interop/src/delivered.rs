@@ -169,7 +169,8 @@ fn rotate_under_load(address: &str, files: &Path) -> Result<(), Trouble> {
     })
 }
 
-/// One request over a new connection, by an SVID out of the one file that holds key and chain.
+/// One request over a new connection, by an SVID out of the one file that holds key and chain. curl opens it once for each, so
+/// it gets a copy that no rotation comes between.
 fn get(address: &str, files: &Path, with_svid: bool) -> Result<Finished, Trouble> {
     let Some((host, port)) = address.rsplit_once(':') else {
         return Err(Trouble::Failed(format!("`{address}` is no address")));
@@ -187,10 +188,10 @@ fn get(address: &str, files: &Path, with_svid: bool) -> Result<Finished, Trouble
         .args(["--max-time", "20", "--cacert"])
         .arg(files.join("bundle.0.pem"))
         .args(["--resolve", &format!("{SERVER_NAME}:{port}:{host}")]);
+    let own = tempfile::NamedTempFile::new()?;
     if with_svid {
-        command
-            .arg("--cert")
-            .arg(files.join("credential_bundle.0.pem"));
+        fs::write(&own, fs::read(files.join("credential_bundle.0.pem"))?)?;
+        command.arg("--cert").arg(own.path());
     }
     command.arg(format!("https://{SERVER_NAME}:{port}/"));
     Process::run("curl", command, SOON)
