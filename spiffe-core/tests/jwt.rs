@@ -521,6 +521,10 @@ fn the_subject_is_a_spiffe_id() {
     assert!(verdict(r#""spiffe://example.org/web""#).is_ok());
     let error = verdict(r#""spiffe://example.org""#).unwrap_err();
     assert_eq!(error.rule(), Rule::JwtSubjectPath);
+    let rootish = claims(r#""spiffe://example.org""#);
+    let (_, tree) = demanding.explain(&rootish, AUDIENCE, &bundles(), now);
+    let failed = tree.first_failure().unwrap();
+    assert_eq!(failed.nearest.as_deref(), Some("a subject with a path"));
 }
 
 #[test]

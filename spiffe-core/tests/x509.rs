@@ -491,7 +491,7 @@ fn an_own_svid_needs_its_key_and_a_linked_chain() {
     let private = || PrivateKey::from_pkcs8_der(pair.serialize_der());
     let svid = X509Svid::from_concatenated_der(&joined, private(), &*crypto()).unwrap();
     assert_eq!(svid.to_concatenated_der(), joined);
-    assert_eq!(svid.serial_hex(), "7");
+    assert_eq!((svid.serial(), svid.serial_hex().as_str()), (&[7][..], "7"));
     assert_eq!(svid.leaf(), &leaf);
     assert_eq!(svid.intermediates(), [middle.der().clone()]);
     assert_eq!(svid.fingerprint(&*crypto()), crypto().sha256(&leaf));

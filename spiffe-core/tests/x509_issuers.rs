@@ -408,6 +408,54 @@ fn a_wrong_key_identifier_only_guides() {
     );
 }
 
+/// Of all that was tried, the failure that says most about the chain is told, whatever was tried last.
+#[test]
+fn the_most_telling_of_several_failures_is_the_verdict() {
+    let expired = |mut params: CertificateParams, seconds| {
+        params.not_after = params.not_before + time::Duration::seconds(seconds);
+        root(params)
+    };
+    // The leaf names the authority that has expired; the others bear its name and no identifier.
+    let named = expired(ca_params("root"), 1);
+    let by_another = root(unidentified("root"));
+    let edwards = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let unfit = CertifiedIssuer::self_signed(unidentified("root"), edwards).unwrap();
+    let sent = chain(leaf_params(ID), &[&named]);
+    for (authorities, rule) in [
+        (vec![&by_another], Rule::PathBadSignature),
+        (vec![&unfit], Rule::CertAlgorithm),
+        (vec![&by_another, &unfit], Rule::CertAlgorithm),
+        (vec![&unfit, &by_another], Rule::CertAlgorithm),
+        (vec![&by_another, &unfit, &named], Rule::PathExpired),
+        (vec![&named, &unfit, &by_another], Rule::PathExpired),
+    ] {
+        check(&sent, &bundles(&[("a", &authorities)]), Err(rule));
+    }
+    // Of equals it is the first.
+    let (first, second) = (
+        expired(unidentified("root"), 1),
+        expired(unidentified("root"), 2),
+    );
+    let told = |authorities: &[&Authority]| {
+        let verifier = X509Verifier::new(&*crypto());
+        let verdict = verifier.verify(
+            &sent,
+            &bundles(&[("a", authorities)]),
+            NOW,
+            PeerRole::Client,
+        );
+        verdict.unwrap_err().to_string()
+    };
+    assert!(
+        told(&[&first]).starts_with("the authority expired"),
+        "{}",
+        told(&[&first])
+    );
+    assert_ne!(told(&[&first]), told(&[&second]));
+    assert_eq!(told(&[&first, &second]), told(&[&first]));
+    assert_eq!(told(&[&second, &first]), told(&[&second]));
+}
+
 /// The bytes behind the extension's identifier and two headers.
 fn key_identifier(der: &CertificateDer<'_>) -> Vec<u8> {
     let oid = [0x06, 3, 0x55, 0x1d, 0x23];
@@ -968,6 +1016,23 @@ fn large_certificates_are_not_looked_at() {
     late.push(middle.der().clone());
     check(&late, &of_a, Err(Rule::PathExpired));
     // The limit is the most that is looked at.
+    let wide = intermediate(padded(ca_params("middle"), 900), &top);
+    let under_wide = chain(leaf_params(ID), &[&wide, &top]);
+    for (limit, expected) in [
+        (wide.der().len(), Ok(ID)),
+        (wide.der().len() - 1, Err(Rule::ChainTooLarge)),
+    ] {
+        let limits = X509Limits::default().max_certificate_bytes(limit);
+        let verifier = X509Verifier::new(&*crypto()).with_limits(limits);
+        check_with(
+            &verifier,
+            &under_wide,
+            &of_a,
+            NOW,
+            PeerRole::Client,
+            expected,
+        );
+    }
     let long = chain(padded(leaf_params(ID), 900), &[&top]);
     for (limit, expected) in [
         (long[0].len(), Ok(ID)),
@@ -1023,6 +1088,16 @@ fn an_explanation_lists_every_rule_in_order() {
     );
     let admitted = &tree.children[15].facts;
     assert!(admitted.contains("serial number 07,"), "{admitted}");
+    assert_eq!(tree.children[3].facts, ID);
+    // What is not there for every chain has its place among them.
+    let confined = intermediate(confined(ca_params("confined"), &["a"]), &top);
+    let mut sent = chain(leaf_params(ID), &[&confined, &top]);
+    sent.push(CertificateDer::from(vec![0x30, 0]));
+    let (_, tree) = verifier.explain(&sent, &bundles(&[("a", &[&top])]), NOW, PeerRole::Client);
+    let rules: Vec<_> = tree.children.iter().map(|node| node.rule).collect();
+    assert_eq!(rules[18], Rule::PathNameConstraints);
+    let unreadable = &tree.children[15].facts;
+    assert!(unreadable.starts_with("certificate 2: "), "{unreadable}");
     // A broken rule ends the list, with what held before it and nothing behind.
     let mut params = leaf_params(ID);
     params.key_usages.push(KeyUsagePurpose::CrlSign);

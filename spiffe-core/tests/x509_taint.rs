@@ -4,8 +4,10 @@
 mod support;
 
 use spiffe_core::bundle::{X509Authorities, X509Authority};
+use spiffe_core::key::SvidKey;
+use spiffe_core::svid::Backing;
 use spiffe_core::verify::{PeerRole, X509Verifier};
-use spiffe_core::{Bundle, BundleSet, Rule, TrustDomain};
+use spiffe_core::{Bundle, BundleSet, Rule, TrustDomain, X509Svid};
 use support::*;
 
 const ID: &str = "spiffe://a/x";
@@ -37,7 +39,48 @@ fn a_tainted_authority_is_refused_only_where_that_is_asked_for() {
         }
         let no = Err(Rule::AuthorityTainted);
         check_with(&strict, &sent, &of_a, NOW, PeerRole::Client, no);
+        let (_, tree) = strict.explain(&sent, &of_a, NOW, PeerRole::Client);
+        let nearest = tree.first_failure().and_then(|node| node.nearest.clone());
+        assert!(nearest.unwrap().contains("not tainted"), "{tree}");
     }
     let reissued = chain(leaf_params(ID), &[&new]);
     check_with(&strict, &reissued, &of_a, NOW, PeerRole::Client, Ok(ID));
+}
+
+/// What a trust domain's own authorities make of an SVID is told by the key identifier at the end of its chain.
+#[test]
+fn an_svid_is_backed_by_the_authority_that_it_ends_at() {
+    let (old, new) = (root(ca_params("old")), root(ca_params("new")));
+    let middle = intermediate(ca_params("middle"), &old);
+    let of = |bundles: &BundleSet| {
+        let name = TrustDomain::parse("a").unwrap();
+        bundles
+            .get(name.as_ref())
+            .unwrap()
+            .x509_authorities()
+            .clone()
+    };
+    for issuer in [&old, &middle] {
+        let direct = svid(ID, issuer);
+        let above: Vec<_> = [&middle]
+            .into_iter()
+            .filter(|one| one.der() == issuer.der())
+            .collect();
+        let mut certificates = direct.chain().to_vec();
+        certificates.extend(above.iter().map(|one| one.der().clone()));
+        let SvidKey::Local(key) = direct.key() else {
+            panic!("the support's keys are local");
+        };
+        let svid = X509Svid::new(certificates, key.clone_key(), &*crypto()).unwrap();
+        assert!(svid.root_key_id().is_some());
+        for (bundles, backing) in [
+            (tainted(&[], &[&old, &new]), Backing::Trusted),
+            (tainted(&[&old], &[&new]), Backing::Tainted),
+            (tainted(&[&new], &[&old]), Backing::Trusted),
+            (tainted(&[], &[&new]), Backing::Withdrawn),
+            (tainted(&[&new], &[]), Backing::Withdrawn),
+        ] {
+            assert_eq!(svid.backing(&of(&bundles)), backing);
+        }
+    }
 }
