@@ -22,7 +22,6 @@ pub struct X509Chain {
     pub(super) authority_key_id: Option<Vec<u8>>,
     /// What the last certificate names as its signer's key identifier.
     pub(super) root_key_id: Option<Vec<u8>>,
-    public_key: Vec<u8>,
 }
 
 impl X509Chain {
@@ -32,6 +31,14 @@ impl X509Chain {
     ///
     /// [`SvidError`] names the certificate and the rule; never about a key.
     pub fn new(certificates: Vec<CertificateDer<'static>>) -> Result<Self, SvidError> {
+        Self::judge(certificates, |_| Ok(()))
+    }
+
+    /// As [`Self::new`], and has the leaf's SubjectPublicKeyInfo judged at the end, while it is at hand.
+    pub(super) fn judge(
+        certificates: Vec<CertificateDer<'static>>,
+        public_key: impl FnOnce(&[u8]) -> Result<(), SvidError>,
+    ) -> Result<Self, SvidError> {
         if certificates.len() > MAX_CHAIN_CERTIFICATES {
             return Err(SvidError::TooLarge);
         }
@@ -53,6 +60,7 @@ impl X509Chain {
             issuer_name = issuer.issuer;
             root_key_id = issuer.authority_key_id;
         }
+        public_key(cert.spki)?;
         Ok(Self {
             id: leaf.id,
             not_before: cert.not_before,
@@ -60,7 +68,6 @@ impl X509Chain {
             serial: cert.serial.to_vec(),
             authority_key_id: cert.authority_key_id.map(<[u8]>::to_vec),
             root_key_id: root_key_id.map(<[u8]>::to_vec),
-            public_key: cert.spki.to_vec(),
             certificates,
         })
     }
@@ -114,7 +121,8 @@ impl X509Chain {
 
     /// The leaf's key as SubjectPublicKeyInfo in DER.
     pub fn public_key(&self) -> &[u8] {
-        &self.public_key
+        // The leaf was read when the chain was made.
+        Cert::parse(&self.certificates[0]).map_or(&[], |leaf| leaf.spki)
     }
 }
 

@@ -236,10 +236,10 @@ impl X509Svid {
         key: SvidKey,
         signer: &dyn Signer,
     ) -> Result<Self, SvidError> {
-        let chain = X509Chain::new(chain)?;
-        if chain.public_key() != signer.public_key().as_ref() {
-            return Err(SvidError::KeyMismatch);
-        }
+        let chain = X509Chain::judge(chain, |public_key| {
+            let is_the_leafs = public_key == signer.public_key().as_ref();
+            is_the_leafs.then_some(()).ok_or(SvidError::KeyMismatch)
+        })?;
         Ok(Self {
             id: chain.id,
             not_before: chain.not_before,

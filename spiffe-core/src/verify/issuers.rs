@@ -171,6 +171,13 @@ impl<'a> Issuer<'a> {
     }
 }
 
+/// A certificate that the peer sent besides its leaf.
+struct Sent<'a> {
+    position: usize,
+    cert: Cert<'a>,
+    der: &'a [u8],
+}
+
 /// An intermediate certificate that the peer sent and that may issue, if its own issuer is admitted.
 struct Candidate<'a> {
     cert: Cert<'a>,
@@ -351,6 +358,11 @@ impl<'a, 'v> Search<'a, 'v> {
         &self.issuers[position]
     }
 
+    /// What the issuer at a position hands down; the search is over.
+    pub(super) fn into_standing(mut self, position: usize) -> Standing {
+        self.issuers.swap_remove(position).standing
+    }
+
     /// What is handed down to the leaf by an issuer that signed it.
     pub(super) fn judge_leaf(
         &mut self,
@@ -402,7 +414,7 @@ impl<'a, 'v> Search<'a, 'v> {
         now: Timestamp,
         trace: &mut impl Trace,
     ) {
-        let mut sent = Vec::with_capacity(others.len());
+        let mut waiting = Vec::new();
         for (index, der) in others.iter().enumerate() {
             let position = index + 1;
             if others[..index].contains(der) {
@@ -419,37 +431,52 @@ impl<'a, 'v> Search<'a, 'v> {
             }
             // Certificates that the path does not need do no harm, so unreadable ones are passed over.
             match Cert::parse(der) {
-                Ok(cert) => sent.push((position, cert, der.as_ref())),
+                Ok(cert) => {
+                    let sent = Sent {
+                        position,
+                        cert,
+                        der,
+                    };
+                    waiting.extend(self.reach(sent, now, trace));
+                }
                 Err(error) => {
                     trace.skip(error.rule(), || format!("certificate {position}: {error}"));
                 }
             }
         }
         // Each round keeps the issuers by name of what was kept before; what is never reached is never checked.
-        loop {
-            let mut grown = false;
-            let mut rest = Vec::with_capacity(sent.len());
-            for (position, cert, der) in sent {
-                let Some(kinship) = self.kinship(cert.subject, cert.subject_key_id) else {
-                    rest.push((position, cert, der));
-                    continue;
-                };
-                match self.verifier.usable(&cert, now) {
-                    Ok(key) => {
-                        self.candidates.push(Candidate { cert, der, key });
-                        grown = true;
-                    }
-                    Err(error) => {
-                        trace.skip(error.rule(), || format!("certificate {position}: {error}"));
-                        self.note_unusable(kinship, error);
-                    }
-                }
-            }
-            sent = rest;
-            if !grown {
-                return;
+        let mut known = 0;
+        while known < self.candidates.len() && !waiting.is_empty() {
+            known = self.candidates.len();
+            for sent in std::mem::take(&mut waiting) {
+                waiting.extend(self.reach(sent, now, trace));
             }
         }
+    }
+
+    /// Keeps a certificate that something names as its issuer, if it may issue; hands it back when nothing does yet.
+    fn reach(
+        &mut self,
+        sent: Sent<'a>,
+        now: Timestamp,
+        trace: &mut impl Trace,
+    ) -> Option<Sent<'a>> {
+        let Some(kinship) = self.kinship(sent.cert.subject, sent.cert.subject_key_id) else {
+            return Some(sent);
+        };
+        let Sent {
+            position,
+            cert,
+            der,
+        } = sent;
+        match self.verifier.usable(&cert, now) {
+            Ok(key) => self.candidates.push(Candidate { cert, der, key }),
+            Err(error) => {
+                trace.skip(error.rule(), || format!("certificate {position}: {error}"));
+                self.note_unusable(kinship, error);
+            }
+        }
+        None
     }
 
     /// The closest that key identifiers bring an issuer of that name to whatever is to be issued; `None` when nothing

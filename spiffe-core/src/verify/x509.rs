@@ -12,7 +12,7 @@ use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnch
 use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter};
 
 use super::algorithms::Algorithms;
-use super::cache::IssuerCache;
+use super::cache::{Admitted, IssuerCache};
 use super::issuers::{Search, Standing};
 use super::leaf::{Leaf, LeafError};
 use super::revocation::Revocations;
@@ -304,10 +304,16 @@ impl X509Verifier {
         let warm = cache.and_then(|cache| {
             self.under_warm_issuer(&subject, others, authorities, now, role, cache)
         });
-        match warm {
-            Some(peer) => Ok(peer),
-            None => self.under_authorities(&subject, others, authorities, now, role, cache, trace),
-        }
+        let standing = match warm {
+            Some(issuer) => issuer.standing.clone(),
+            None => {
+                self.under_authorities(&subject, others, authorities, now, role, cache, trace)?
+            }
+        };
+        let is_constrained = standing.is_constrained();
+        let peer = subject.verified_under(standing);
+        report(&peer, is_constrained, &self.revocations, trace);
+        Ok(peer)
     }
 
     /// The rules that need no bundle.
@@ -358,7 +364,7 @@ impl X509Verifier {
         Ok(Subject { der, cert, leaf })
     }
 
-    /// Finds an issuer from the authorities down.
+    /// Finds an issuer from the authorities down: what it hands down to the leaf.
     #[expect(
         clippy::too_many_arguments,
         reason = "what verification is a function of, and its trace"
@@ -372,7 +378,7 @@ impl X509Verifier {
         role: PeerRole,
         cache: Option<&IssuerCache>,
         trace: &mut impl Trace,
-    ) -> Result<VerifiedX509, X509Error> {
+    ) -> Result<Standing, X509Error> {
         let mut search = Search::new(self, &subject.cert, others, authorities, now, trace);
         loop {
             let position = search.next(trace)?;
@@ -387,9 +393,7 @@ impl X509Verifier {
                     if let (Some(cache), true) = (cache, self.revocations.is_empty()) {
                         cache.keep(authorities, issuer);
                     }
-                    let peer = subject.verified_under(&issuer.standing);
-                    report(&peer, &issuer.standing, &self.revocations, trace);
-                    return Ok(peer);
+                    return Ok(search.into_standing(position));
                 }
                 Err(error) => {
                     trace.skip(error.rule(), || {
@@ -412,7 +416,7 @@ impl X509Verifier {
         now: Timestamp,
         role: PeerRole,
         cache: &IssuerCache,
-    ) -> Option<VerifiedX509> {
+    ) -> Option<Arc<Admitted>> {
         if others.is_empty() || !self.revocations.is_empty() {
             return None;
         }
@@ -436,7 +440,7 @@ impl X509Verifier {
         self.last_link(subject, &warm.subject, &warm.spki, now)
             .and_then(|()| warm.standing.permits(&subject.cert, &mut comparisons))
             .ok()?;
-        Some(subject.verified_under(&warm.standing))
+        Some(warm)
     }
 
     /// Has the leaf's signature checked, and the leaf parsed once more by other code. One signature check.
@@ -470,14 +474,14 @@ impl X509Verifier {
 }
 
 impl Subject<'_, '_> {
-    fn verified_under(&self, standing: &Standing) -> VerifiedX509 {
+    fn verified_under(self, standing: Standing) -> VerifiedX509 {
         VerifiedX509 {
-            id: self.leaf.id.clone(),
+            id: self.leaf.id,
             not_before: standing.not_before.max(self.cert.not_before),
             not_after: standing.not_after.min(self.cert.not_after),
             serial: self.cert.serial.to_vec(),
             chain_length: standing.certificates.len(),
-            issuers: standing.certificates.clone(),
+            issuers: standing.certificates,
         }
     }
 }
@@ -498,14 +502,14 @@ const LEAF_RULES: &[Rule] = &[
 /// Reports the rules of a path that was found, all of which hold.
 fn report(
     peer: &VerifiedX509,
-    standing: &Standing,
+    is_constrained: bool,
     revocations: &Revocations,
     trace: &mut impl Trace,
 ) {
     trace.pass(Rule::PathLength, || {
-        format!("{} intermediate certificates", standing.intermediates())
+        format!("{} intermediate certificates", peer.chain_length - 1)
     });
-    if standing.is_constrained() {
+    if is_constrained {
         trace.pass(Rule::PathNameConstraints, String::new);
     }
     trace.pass(Rule::PathExtendedKeyUsage, String::new);
