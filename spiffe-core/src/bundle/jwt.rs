@@ -4,11 +4,11 @@
 
 use std::ops::Range;
 
-use rustls_pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
+use rustls_pki_types::SubjectPublicKeyInfoDer;
 
 use super::Ignored;
+use super::check::ParsedForms;
 use super::jwks::{KeyKind, PublicKey};
-use crate::crypto::CryptoProvider;
 use crate::svid::JwsAlgorithm;
 
 /// One public key with its key ID.
@@ -21,8 +21,7 @@ pub struct JwtAuthority {
     bits: Range<usize>,
     algorithm: Option<String>,
     tainted: bool,
-    #[cfg(feature = "aws-lc-rs")]
-    parsed: parsed::Forms,
+    forms: ParsedForms,
 }
 
 impl JwtAuthority {
@@ -52,8 +51,7 @@ impl JwtAuthority {
             bits,
             algorithm: None,
             tainted: false,
-            #[cfg(feature = "aws-lc-rs")]
-            parsed: parsed::Forms::default(),
+            forms: ParsedForms::default(),
         })
     }
 
@@ -99,22 +97,7 @@ impl JwtAuthority {
 
     /// The key with its numbers.
     pub(crate) fn key(&self) -> PublicKey<'_> {
-        PublicKey::trusted(self.kind, self.key_bits())
-    }
-
-    /// Whether the key made this signature, in X.509's form, over `message`.
-    pub(crate) fn verifies(&self, check: Check, message: &[u8], signature: &[u8]) -> bool {
-        #[cfg(feature = "aws-lc-rs")]
-        if let Some(verdict) = self
-            .parsed
-            .verify(self.key_bits(), check, message, signature)
-        {
-            return verdict;
-        }
-        check
-            .algorithm
-            .verify_signature(self.key_bits(), message, signature)
-            .is_ok()
+        PublicKey::trusted(self.kind, self.key_bits()).with_forms(&self.forms)
     }
 
     /// The one algorithm that the key is restricted to, where its document says so.
@@ -126,77 +109,6 @@ impl JwtAuthority {
     pub fn is_tainted(&self) -> bool {
         self.tainted
     }
-}
-
-/// How a provider checks the signatures of one JWT-SVID algorithm.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Check {
-    /// The algorithm, which parses the key each time.
-    algorithm: &'static dyn SignatureVerificationAlgorithm,
-    /// The algorithm that keys are parsed for, where they are.
-    #[cfg(feature = "aws-lc-rs")]
-    parsed: Option<JwsAlgorithm>,
-}
-
-impl Check {
-    /// The one of a provider's algorithms that checks what `algorithm` signs.
-    pub(crate) fn find(algorithm: JwsAlgorithm, crypto: &dyn CryptoProvider) -> Option<Self> {
-        let all = crypto.signature_algorithms();
-        let found = all.iter().copied().find(|one| {
-            one.public_key_alg_id() == algorithm.key_kind().identifier()
-                && one.signature_alg_id() == algorithm.identifier()
-        })?;
-        Some(Self {
-            algorithm: found,
-            #[cfg(feature = "aws-lc-rs")]
-            parsed: crypto.is_aws_lc().then_some(algorithm),
-        })
-    }
-}
-
-/// Keys in AWS-LC's parsed form, made at the first use and kept as long as the key.
-#[cfg(feature = "aws-lc-rs")]
-mod parsed {
-    use std::sync::{Arc, OnceLock};
-
-    use aws_lc_rs::signature::ParsedPublicKey;
-
-    use super::{Check, JwsAlgorithm};
-    use crate::crypto::aws_lc::verification;
-
-    /// One form for each algorithm; a form is `None` when the key cannot be parsed for it. Clones share them.
-    #[derive(Clone, Debug, Default)]
-    pub(super) struct Forms {
-        by_algorithm: Arc<[OnceLock<Option<ParsedPublicKey>>; JwsAlgorithm::ALL.len()]>,
-    }
-
-    impl Forms {
-        /// `None` when `check` is another library's.
-        pub(super) fn verify(
-            &self,
-            bits: &[u8],
-            check: Check,
-            message: &[u8],
-            signature: &[u8],
-        ) -> Option<bool> {
-            let algorithm = check.parsed?;
-            let form = self.by_algorithm[algorithm as usize]
-                .get_or_init(|| ParsedPublicKey::new(verification(algorithm), bits).ok());
-            Some(
-                form.as_ref()
-                    .is_some_and(|key| key.verify_sig(message, signature).is_ok()),
-            )
-        }
-    }
-
-    /// The forms follow from the key and say nothing of their own.
-    impl PartialEq for Forms {
-        fn eq(&self, _: &Self) -> bool {
-            true
-        }
-    }
-
-    impl Eq for Forms {}
 }
 
 /// The JWT authorities of one trust domain, each under its own key ID.

@@ -3,6 +3,7 @@
 //! Answers to SPIFFE Trust Domain and Bundle §3–§4. A bundle never meets another trust domain's: there is no
 //! operation that pools authorities. Keys and certificates are parsed when a bundle is built, never per verification.
 
+mod check;
 mod diff;
 mod jwks;
 mod jwt;
@@ -12,10 +13,10 @@ mod x509;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use check::Check;
 pub use diff::{BundleDiff, Changes};
 pub use jwks::MAX_BUNDLE_DOCUMENT_BYTES;
 pub(crate) use jwks::{KeyKind, PublicKey};
-pub(crate) use jwt::Check;
 pub use jwt::{JwtAuthorities, JwtAuthority};
 pub use set::BundleSet;
 pub use x509::{

@@ -9,6 +9,7 @@ use base64ct::{Base64, Encoding};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 
+use super::check::ParsedForms;
 use super::jwks::PublicKey;
 use super::{BundleError, Ignored};
 use crate::x509::cert::{Cert, split_concatenated};
@@ -34,6 +35,7 @@ pub struct X509Authority {
     roles: Roles,
     signs_revocations: bool,
     tainted: bool,
+    forms: ParsedForms,
 }
 
 impl X509Authority {
@@ -76,6 +78,7 @@ impl X509Authority {
             roles: cert.roles(),
             signs_revocations: cert.signs_revocations(),
             tainted: false,
+            forms: ParsedForms::default(),
             anchor,
             certificate: Arc::new(certificate),
         })
@@ -128,6 +131,7 @@ impl X509Authority {
         PublicKey::from_spki_content(&self.anchor.subject_public_key_info)
             // It was read when the authority was made.
             .expect("an authority has a key of a known kind")
+            .with_forms(&self.forms)
     }
 
     /// How many intermediates may stand between it and a leaf.

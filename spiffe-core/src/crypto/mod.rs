@@ -17,7 +17,7 @@ pub trait CryptoProvider: fmt::Debug + Send + Sync + 'static {
     /// The signature algorithms it can check.
     fn signature_algorithms(&self) -> &'static [&'static dyn SignatureVerificationAlgorithm];
 
-    /// Whether [`Self::signature_algorithms`] are AWS-LC's. With the feature `aws-lc-rs`, JWT authorities then keep
+    /// Whether [`Self::signature_algorithms`] are AWS-LC's. With the feature `aws-lc-rs`, authorities then keep
     /// their keys in its parsed form, which spares a sixth of an RSA check; no verdict depends on it.
     fn is_aws_lc(&self) -> bool {
         false

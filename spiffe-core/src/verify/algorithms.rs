@@ -8,18 +8,31 @@ use std::sync::Arc;
 use rustls_pki_types::{AlgorithmIdentifier, SignatureVerificationAlgorithm, alg_id};
 
 use super::X509Error;
-use crate::bundle::{KeyKind, PublicKey};
+use crate::bundle::{Check, KeyKind, PublicKey};
+use crate::crypto::CryptoProvider;
 use crate::x509::cert::Signed;
 
 /// What a library offers of the closed list.
 #[derive(Clone, Debug)]
 pub(super) struct Algorithms {
     accepted: Arc<[&'static dyn SignatureVerificationAlgorithm]>,
+    /// The same, as authorities' keys are checked with.
+    checks: Arc<[Check]>,
 }
 
 impl Algorithms {
+    pub(super) fn of_provider(crypto: &dyn CryptoProvider) -> Self {
+        let mut all = Self::new(crypto.signature_algorithms());
+        all.checks = all
+            .accepted
+            .iter()
+            .map(|one| Check::of_provider(*one, crypto))
+            .collect();
+        all
+    }
+
     pub(super) fn new(offered: &[&'static dyn SignatureVerificationAlgorithm]) -> Self {
-        let accepted = offered
+        let accepted: Arc<[_]> = offered
             .iter()
             .filter(|one| {
                 let key = one.public_key_alg_id();
@@ -28,7 +41,8 @@ impl Algorithms {
             })
             .copied()
             .collect();
-        Self { accepted }
+        let checks = accepted.iter().map(|one| Check::by(*one)).collect();
+        Self { accepted, checks }
     }
 
     /// The list as path building takes it.
@@ -39,10 +53,11 @@ impl Algorithms {
     /// One signature check, or none where key and algorithm do not fit.
     pub(super) fn check(&self, key: PublicKey<'_>, signed: &Signed<'_>) -> Result<(), X509Error> {
         let identifier = key.kind().identifier();
-        let algorithm = self
-            .accepted
+        let check = self
+            .checks
             .iter()
-            .find(|one| {
+            .find(|check| {
+                let one = check.algorithm();
                 one.signature_alg_id().as_ref() == signed.algorithm
                     && one.public_key_alg_id() == identifier
             })
@@ -50,9 +65,10 @@ impl Algorithms {
                 detail: "a signature's algorithm is not accepted, or does not fit its issuer's key"
                     .into(),
             })?;
-        algorithm
-            .verify_signature(key.bits(), signed.message, signed.signature)
-            .map_err(|_| X509Error::BadSignature)
+        check
+            .holds(key, signed.message, signed.signature)
+            .then_some(())
+            .ok_or(X509Error::BadSignature)
     }
 }
 

@@ -212,11 +212,11 @@ impl JwtVerifier {
             Some(_) => {
                 let signature = ecdsa_to_der(&token.signature);
                 keys.iter()
-                    .any(|key| key.verifies(check, message, &signature))
+                    .any(|key| check.holds(key.key(), message, &signature))
             }
             None => keys
                 .iter()
-                .any(|key| key.verifies(check, message, &token.signature)),
+                .any(|key| check.holds(key.key(), message, &token.signature)),
         };
         if !good {
             return Err(JwtError::Signature {

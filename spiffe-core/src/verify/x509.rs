@@ -158,7 +158,7 @@ struct Subject<'c, 'a> {
 impl X509Verifier {
     /// A verifier with the provider's signature algorithms and the default limits.
     pub fn new(crypto: &dyn CryptoProvider) -> Self {
-        Self::with_algorithms(crypto.signature_algorithms())
+        Self::over(Algorithms::of_provider(crypto))
     }
 
     /// A verifier with these signature algorithms, such as those of a rustls provider, and the default limits.
@@ -167,8 +167,12 @@ impl X509Verifier {
     pub fn with_algorithms(
         algorithms: &'static [&'static dyn SignatureVerificationAlgorithm],
     ) -> Self {
+        Self::over(Algorithms::new(algorithms))
+    }
+
+    fn over(algorithms: Algorithms) -> Self {
         Self {
-            algorithms: Algorithms::new(algorithms),
+            algorithms,
             limits: X509Limits::default(),
             revocations: Arc::default(),
             refuses_tainted: false,

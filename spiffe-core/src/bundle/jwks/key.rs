@@ -8,6 +8,7 @@ use rustls_pki_types::{AlgorithmIdentifier, SubjectPublicKeyInfoDer, alg_id};
 
 use crate::Rule;
 use crate::base64;
+use crate::bundle::check::ParsedForms;
 use crate::json::{Object, Value, push_string, shortened};
 use crate::x509::der::{BIT_STRING, INTEGER, NotDer, Reader, SEQUENCE};
 
@@ -79,12 +80,23 @@ pub(super) fn is_known_type(kty: &str) -> bool {
 }
 
 /// One public key whose numbers are borrowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct PublicKey<'a> {
     kind: KeyKind,
     /// The subjectPublicKey: an uncompressed point, an Ed25519 key, an RSAPublicKey.
     bits: &'a [u8],
+    /// Where an authority keeps it in parsed form.
+    forms: Option<&'a ParsedForms>,
 }
+
+/// A key is its numbers, whoever holds it.
+impl PartialEq for PublicKey<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.bits == other.bits
+    }
+}
+
+impl Eq for PublicKey<'_> {}
 
 impl<'a> PublicKey<'a> {
     /// Reads the content of a SubjectPublicKeyInfo, without its outer tag; `None` for what is no key of these kinds.
@@ -98,7 +110,7 @@ impl<'a> PublicKey<'a> {
         if *unused != 0 || !is_well_formed(kind, bits) {
             return None;
         }
-        Some(Self { kind, bits })
+        Some(Self::trusted(kind, bits))
     }
 
     /// As [`Self::from_spki_content`], of the whole structure.
@@ -108,7 +120,23 @@ impl<'a> PublicKey<'a> {
 
     /// A key whose shape was judged before.
     pub(in crate::bundle) const fn trusted(kind: KeyKind, bits: &'a [u8]) -> Self {
-        Self { kind, bits }
+        Self {
+            kind,
+            bits,
+            forms: None,
+        }
+    }
+
+    /// The same key, whose authority keeps these forms of it.
+    pub(in crate::bundle) const fn with_forms(mut self, forms: &'a ParsedForms) -> Self {
+        self.forms = Some(forms);
+        self
+    }
+
+    /// The forms that its authority keeps of it.
+    #[cfg(feature = "aws-lc-rs")]
+    pub(in crate::bundle) const fn forms(self) -> Option<&'a ParsedForms> {
+        self.forms
     }
 
     pub(crate) const fn kind(self) -> KeyKind {
