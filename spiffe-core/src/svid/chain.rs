@@ -19,9 +19,6 @@ pub struct X509Chain {
     pub(super) not_before: Timestamp,
     pub(super) not_after: Timestamp,
     pub(super) serial: Vec<u8>,
-    pub(super) authority_key_id: Option<Vec<u8>>,
-    /// What the last certificate names as its signer's key identifier.
-    pub(super) root_key_id: Option<Vec<u8>>,
 }
 
 impl X509Chain {
@@ -46,7 +43,6 @@ impl X509Chain {
         let cert = Cert::parse(first).map_err(|source| SvidError::Certificate { at: 0, source })?;
         let leaf = Leaf::judge(&cert)?;
         let mut issuer_name = cert.issuer;
-        let mut root_key_id = cert.authority_key_id;
         for (above, der) in issuers.iter().enumerate() {
             let at = above + 1;
             let issuer =
@@ -58,7 +54,6 @@ impl X509Chain {
                 return Err(SvidError::NotLinked { at });
             }
             issuer_name = issuer.issuer;
-            root_key_id = issuer.authority_key_id;
         }
         public_key(cert.spki)?;
         Ok(Self {
@@ -66,8 +61,6 @@ impl X509Chain {
             not_before: cert.not_before,
             not_after: cert.not_after,
             serial: cert.serial.to_vec(),
-            authority_key_id: cert.authority_key_id.map(<[u8]>::to_vec),
-            root_key_id: root_key_id.map(<[u8]>::to_vec),
             certificates,
         })
     }

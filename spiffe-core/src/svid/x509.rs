@@ -33,8 +33,6 @@ pub struct X509Svid {
     not_before: Timestamp,
     not_after: Timestamp,
     serial: Vec<u8>,
-    authority_key_id: Option<Vec<u8>>,
-    root_key_id: Option<Vec<u8>>,
 }
 
 /// What a trust domain's own authorities make of an SVID.
@@ -193,12 +191,12 @@ impl X509Svid {
 
     /// The key identifier of whoever signed the leaf: RFC 5280 §4.2.1.1.
     pub fn authority_key_id(&self) -> Option<&[u8]> {
-        self.authority_key_id.as_deref()
+        authority_key_id(self.leaf())
     }
 
     /// The key identifier of the authority that the chain ends at, which is not part of it.
     pub fn root_key_id(&self) -> Option<&[u8]> {
-        self.root_key_id.as_deref()
+        authority_key_id(self.chain.last()?)
     }
 
     /// What the trust domain's own authorities make of the SVID. Told by key identifiers, so it says when to replace an
@@ -245,13 +243,16 @@ impl X509Svid {
             not_before: chain.not_before,
             not_after: chain.not_after,
             serial: chain.serial,
-            authority_key_id: chain.authority_key_id,
-            root_key_id: chain.root_key_id,
             key,
             hint: None,
             chain: chain.certificates,
         })
     }
+}
+
+fn authority_key_id<'a>(certificate: &'a CertificateDer<'_>) -> Option<&'a [u8]> {
+    // Every certificate of a chain was read when the SVID was made.
+    Cert::parse(certificate).ok()?.authority_key_id
 }
 
 impl fmt::Debug for X509Svid {
