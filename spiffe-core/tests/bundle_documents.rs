@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use rcgen::{CertifiedIssuer, KeyPair, PublicKeyData, SignatureAlgorithm};
 use spiffe_core::bundle::{
     JwtAuthorities, JwtAuthority, MAX_AUTHORITIES, MAX_BUNDLE_DOCUMENT_BYTES, Succession,
-    X509Authorities,
+    X509Authorities, X509Authority,
 };
 use spiffe_core::pki_types::SubjectPublicKeyInfoDer;
 use spiffe_core::{Bundle, BundleSet, Rule, TrustDomain, TrustDomainRef};
@@ -464,6 +464,24 @@ fn the_same_authority_twice_counts_once() {
         found,
         [(2, Rule::AuthorityRepeated), (3, Rule::AuthorityRepeated)]
     );
+}
+
+#[test]
+fn authorities_are_equal_by_certificate_and_taint() {
+    let [first, second] =
+        [authority(), authority()].map(|one| X509Authority::from_der(one.der().clone()).unwrap());
+    assert_eq!(first, first.clone());
+    assert_ne!(first, second);
+    assert_ne!(first, first.clone().into_tainted());
+    let both = [&first, &second]
+        .map(|one| one.certificate().as_ref())
+        .concat();
+    let read = X509Authorities::from_concatenated_der(&both).unwrap();
+    assert_eq!(read.iter().collect::<Vec<_>>(), [&first, &second]);
+    let bundle = parse(document(&[good()]));
+    let key = bundle.jwt_authorities().find("good").unwrap().clone();
+    assert!(!key.is_tainted());
+    assert!(key.clone().into_tainted().is_tainted());
 }
 
 #[test]

@@ -232,6 +232,67 @@ fn an_explanation_names_the_nearest_that_would_have_passed() {
     );
     let unknown = with_header(r#"{"alg":"ES256","kid":"old"}"#);
     assert!(nearest(&unknown).contains("\"es256\" or \"es384\""));
+    let at = |exp: i64, nbf: i64| {
+        with_claims(format!(
+            r#"{{"sub":"spiffe://example.org/web","aud":"db","exp":{exp},"nbf":{nbf}}}"#
+        ))
+    };
+    let honest = with_claims(CLAIMS);
+    let (signed, _) = honest.rsplit_once('.').unwrap();
+    let (_, of_another) = with_header(r#"{"alg":"ES256"}"#)
+        .rsplit_once('.')
+        .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        .unwrap();
+    for (token, told) in [
+        (
+            with_header(r#"{"alg":"none"}"#),
+            "a token signed with ES256",
+        ),
+        (
+            at(NOW - 61, 0),
+            "the same token before 2027-01-15T07:58:59Z",
+        ),
+        (
+            at(NOW + 300, NOW + 61),
+            "the same token from 2027-01-15T08:01:01Z on",
+        ),
+        (
+            with_header(r#"{"alg":"ES256","jku":"https://x"}"#),
+            "the same token without \"jku\"",
+        ),
+        (
+            format!("{signed}.{of_another}"),
+            "signed with one of the JWT authorities",
+        ),
+    ] {
+        assert!(nearest(&token).contains(told), "{}", nearest(&token));
+    }
+    let now = Timestamp::from_unix_seconds(NOW);
+    let (_, tree) = verifier().explain(&honest, AUDIENCE, &BundleSet::new(), now);
+    let failed = tree.first_failure().and_then(|node| node.nearest.clone());
+    assert!(failed.unwrap().contains("no bundle is known at all"));
+}
+
+#[test]
+fn a_refused_audience_is_told_with_a_few_of_the_tokens() {
+    for (audiences, told) in [
+        (1, r#""a0""#),
+        (4, r#""a0", "a1", "a2", "a3""#),
+        (6, r#""a0", "a1", "a2", "a3" and 2 more"#),
+    ] {
+        let all: Vec<_> = (0..audiences).map(|at| format!("\"a{at}\"")).collect();
+        let token = with_claims(format!(
+            r#"{{"sub":"spiffe://example.org/web","aud":[{}],"exp":1800000300}}"#,
+            all.join(",")
+        ));
+        let error = verify(&token).unwrap_err();
+        assert_eq!(error.rule(), Rule::JwtAudience);
+        let text = error.to_string();
+        assert!(
+            text.contains(told) && (audiences > 4 || !text.contains("more")),
+            "{text}"
+        );
+    }
 }
 
 /// AWS-LC as a stranger's provider, which checks through the algorithms it hands out, and only some of them.

@@ -7,7 +7,7 @@ use rcgen::{BasicConstraints, CertificateParams, CustomExtension, IsCa, KeyUsage
 use spiffe_core::bundle::{X509Authorities, X509Authority, certificates_to_pem};
 use spiffe_core::key::PrivateKey;
 use spiffe_core::pki_types::CertificateDer;
-use spiffe_core::svid::{SvidError, X509Chain};
+use spiffe_core::svid::{MAX_CHAIN_BYTES, SvidError, X509Chain};
 use spiffe_core::verify::{PeerRole, X509Error, X509Limits, X509Verifier};
 use spiffe_core::{BundleSet, Rule, Timestamp, X509Svid};
 use support::*;
@@ -492,6 +492,31 @@ fn an_own_svid_needs_its_key_and_a_linked_chain() {
     let svid = X509Svid::from_concatenated_der(&joined, private(), &*crypto()).unwrap();
     assert_eq!(svid.to_concatenated_der(), joined);
     assert_eq!((svid.serial(), svid.serial_hex().as_str()), (&[7][..], "7"));
+    assert_eq!(svid.chain(), [leaf.clone(), middle.der().clone()]);
+    let key_id_of = |issuer: &Authority| {
+        let authority = X509Authority::from_der(issuer.der().clone()).unwrap();
+        authority.subject_key_id().map(<[u8]>::to_vec)
+    };
+    assert_eq!(
+        [svid.authority_key_id(), svid.root_key_id()].map(|id| id.map(<[u8]>::to_vec)),
+        [key_id_of(&middle), key_id_of(&root)]
+    );
+    let names: Vec<_> = svid
+        .issuer_names()
+        .map(|name| name[name.len() - 6..].to_vec())
+        .collect();
+    assert_eq!(names, [b"middle", b"\x0c\x04root"]);
+    assert_eq!(svid.hint(), None);
+    assert_eq!(svid.clone().with_hint(Some("in".into())).hint(), Some("in"));
+    assert_eq!(svid.clone().with_hint(Some(String::new())).hint(), None);
+    assert!(format!("{svid:?}").contains("spiffe://a/x"));
+    let public = X509Chain::from_concatenated_der(&joined).unwrap();
+    assert_eq!(
+        (public.serial(), public.certificates()),
+        (&[7][..], svid.chain())
+    );
+    let of_key = crypto().load_key(&private()).unwrap();
+    assert_eq!(public.public_key(), of_key.public_key().as_ref());
     assert_eq!(svid.leaf(), &leaf);
     assert_eq!(svid.intermediates(), [middle.der().clone()]);
     assert_eq!(svid.fingerprint(&*crypto()), crypto().sha256(&leaf));
@@ -503,6 +528,16 @@ fn an_own_svid_needs_its_key_and_a_linked_chain() {
         (NOW.unix_seconds() - 1800, NOW.unix_seconds() + 1800)
     );
     let pem = format!("{}{}", rcgen_pem(&leaf), rcgen_pem(middle.der()));
+    assert_eq!(X509Chain::from_pem(&svid.to_pem()).unwrap(), public);
+    let filled = |bytes: usize| format!("{pem}{}", " ".repeat(bytes - pem.len()));
+    assert_eq!(
+        X509Chain::from_pem(&filled(MAX_CHAIN_BYTES)).unwrap(),
+        public
+    );
+    assert_eq!(
+        X509Chain::from_pem(&filled(MAX_CHAIN_BYTES + 1)),
+        Err(SvidError::TooLarge)
+    );
     let key_pem = pem_block("PRIVATE KEY", &pair.serialize_der());
     assert_eq!(
         X509Svid::from_pem(&pem, &key_pem, &*crypto())

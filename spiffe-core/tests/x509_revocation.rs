@@ -139,6 +139,22 @@ fn an_issuer_without_crl_sign_signs_no_list() {
     check_lists(&sent, &of_a, lists(), Ok(ID));
 }
 
+/// As for intermediates, for the authority itself, whose certificate is in the bundle.
+#[test]
+fn an_authority_without_crl_sign_signs_no_list() {
+    let able = root(ca_params("root"));
+    let mut params = ca_params("root");
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let same_key = rcgen::KeyPair::try_from(able.key().serialize_der()).unwrap();
+    let unable = rcgen::CertifiedIssuer::self_signed(params, same_key).unwrap();
+    let sent = chain(leaf_params(ID), &[&able]);
+    let lists = || vec![list(&able, &[], false)];
+    check_lists(&sent, &bundles(&[("a", &[&able])]), lists(), Ok(ID));
+    let of_a = bundles(&[("a", &[&unable])]);
+    check_lists(&sent, &of_a, lists(), Err(Rule::PathRevoked));
+    check_lists(&sent, &of_a, vec![], Ok(ID));
+}
+
 #[test]
 fn lists_that_cannot_be_used_are_reported() {
     let top = root(ca_params("root"));

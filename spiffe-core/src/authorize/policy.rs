@@ -432,6 +432,19 @@ mod tests {
     }
 
     #[test]
+    fn one_id_of_a_list_is_written_as_an_id() {
+        for (read, written) in [
+            ("ids:spiffe://a/x", "id:spiffe://a/x"),
+            (
+                "ids:spiffe://a/x,spiffe://a/y",
+                "ids:spiffe://a/x,spiffe://a/y",
+            ),
+        ] {
+            assert_eq!(read.parse::<Policy>().unwrap().to_string(), written);
+        }
+    }
+
+    #[test]
     fn forms_allow_what_they_say() {
         check("any", &["spiffe://a/x", "spiffe://a"], &[]);
         check(
