@@ -21,10 +21,7 @@ const MAX_LINE_BYTES: u64 = 4096;
 /// # Errors
 ///
 /// As the connection says; a server that refused this client shows here.
-pub async fn greet<IO>(stream: &mut TlsStream<IO>) -> io::Result<String>
-where
-    IO: AsyncRead + AsyncWrite + Unpin,
-{
+pub async fn greet(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<String> {
     stream.write_all(b"hello\n").await?;
     stream.flush().await?;
     let answer = read_line(stream).await?;
@@ -42,8 +39,21 @@ pub async fn answer<IO>(stream: &mut TlsStream<IO>) -> io::Result<()>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
+    let client = stream.peer().id().to_string();
+    answer_to(stream, &client).await
+}
+
+/// The same for a client that is known by this name, over whatever there is between.
+///
+/// # Errors
+///
+/// As the connection says.
+pub async fn answer_to(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    client: &str,
+) -> io::Result<()> {
     read_line(stream).await?;
-    let answer = format!("hello, {}\n", stream.peer().id());
+    let answer = format!("hello, {client}\n");
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await
 }
@@ -69,10 +79,7 @@ where
 }
 
 /// One line without its end, read byte by byte so that nothing behind it is taken.
-async fn read_line<IO>(stream: &mut TlsStream<IO>) -> io::Result<String>
-where
-    IO: AsyncRead + AsyncWrite + Unpin,
-{
+async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<String> {
     let mut line = String::new();
     let read = BufReader::with_capacity(1, &mut *stream)
         .take(MAX_LINE_BYTES)

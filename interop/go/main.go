@@ -12,6 +12,8 @@
 //	gopeer oracle                        inputs for `spiffe batch`, each with go-spiffe's verdict (oracle.go)
 //	gopeer harness                       the conformance suite's contract, until killed (harness.go)
 //	gopeer serve CLIENT                  answers hello to the one client allowed, until killed
+//	gopeer dial-as MODE ADDRESS ...      hello in one of go-spiffe's modes for clients (modes.go)
+//	gopeer serve-as MODE ...             answers hello in one of its modes for servers, until killed
 package main
 
 import (
@@ -42,7 +44,7 @@ const patience = 30 * time.Second
 
 func main() {
 	if len(os.Args) < 2 {
-		exit(2, fmt.Errorf("usage: gopeer x509|write|jwt|watch|dial|dial-across|oracle|harness|serve ..."))
+		exit(2, fmt.Errorf("usage: gopeer x509|write|jwt|watch|dial|dial-across|dial-as|judge|oracle|harness|serve|serve-as ..."))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -58,7 +60,7 @@ func main() {
 	case verb == "watch" && len(args) == 1:
 		err = watch(ctx, args[0])
 	case verb == "dial" && len(args) == 2:
-		err = dial(ctx, args[0], args[1])
+		err = dialAs(ctx, "mtls", args[0], args[1:])
 	case verb == "dial-across" && len(args) == 3:
 		err = dialAcross(ctx, args[0], args[1], args[2])
 	case verb == "judge" && len(args) == 2:
@@ -68,7 +70,11 @@ func main() {
 	case verb == "harness" && len(args) == 0:
 		err = serveHarness()
 	case verb == "serve" && len(args) == 1:
-		err = serve(ctx, args[0])
+		err = serveAs(ctx, "mtls", args)
+	case verb == "dial-as" && len(args) > 2:
+		err = dialAs(ctx, args[0], args[1], args[2:])
+	case verb == "serve-as" && len(args) > 0:
+		err = serveAs(ctx, args[0], args[1:])
 	default:
 		exit(2, fmt.Errorf("%s: unknown, or a wrong number of arguments", verb))
 	}
@@ -234,25 +240,6 @@ func (w *watcher) OnX509ContextWatchError(err error) {
 	}
 }
 
-func dial(ctx context.Context, address, server string) error {
-	id, err := spiffeid.FromString(server)
-	if err != nil {
-		return err
-	}
-	source, err := workloadapi.NewX509Source(ctx)
-	if err != nil {
-		return err
-	}
-	defer source.Close()
-	peer, answer, err := hello(ctx, source, address, id)
-	if err != nil {
-		return err
-	}
-	fmt.Println("peer", peer)
-	fmt.Println("answer", answer)
-	return nil
-}
-
 func dialAcross(ctx context.Context, updates, address, server string) error {
 	wanted, err := strconv.Atoi(updates)
 	if err != nil {
@@ -267,13 +254,14 @@ func dialAcross(ctx context.Context, updates, address, server string) error {
 		return err
 	}
 	defer source.Close()
+	config := tlsconfig.MTLSClientConfig(source, source, tlsconfig.AuthorizeID(id))
 	handshakes, serials := 0, map[string]bool{}
 	for len(serials) < wanted {
 		svid, err := source.GetX509SVID()
 		if err != nil {
 			return err
 		}
-		if _, _, err := hello(ctx, source, address, id); err != nil {
+		if _, _, err := hello(ctx, config, address); err != nil {
 			return fmt.Errorf("handshake %d, with %d serial numbers seen: %w", handshakes+1, len(serials), err)
 		}
 		handshakes++
@@ -284,56 +272,38 @@ func dialAcross(ctx context.Context, updates, address, server string) error {
 }
 
 // hello says it once and returns who answered what.
-func hello(ctx context.Context, source *workloadapi.X509Source, address string, server spiffeid.ID) (spiffeid.ID, string, error) {
-	config := tlsconfig.MTLSClientConfig(source, source, tlsconfig.AuthorizeID(server))
+func hello(ctx context.Context, config *tls.Config, address string) (string, string, error) {
 	c, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", address)
 	if err != nil {
-		return spiffeid.ID{}, "", err
+		return "", "", err
 	}
 	defer c.Close()
 	conn := c.(*tls.Conn)
 	if deadline, ok := ctx.Deadline(); ok {
 		if err := conn.SetDeadline(deadline); err != nil {
-			return spiffeid.ID{}, "", err
+			return "", "", err
 		}
 	}
-	peer, err := x509svid.IDFromCert(conn.ConnectionState().PeerCertificates[0])
-	if err != nil {
-		return spiffeid.ID{}, "", err
-	}
 	if _, err := io.WriteString(conn, "hello\n"); err != nil {
-		return spiffeid.ID{}, "", err
+		return "", "", err
 	}
 	answer, err := io.ReadAll(conn)
 	if err != nil {
-		return spiffeid.ID{}, "", err
+		return "", "", err
 	}
-	return peer, strings.TrimRight(string(answer), "\n"), nil
+	return peer(conn), strings.TrimRight(string(answer), "\n"), nil
 }
 
-// serve needs its first SVID before ctx ends; what it does afterwards lasts until its parent ends it.
-func serve(ctx context.Context, client string) error {
-	id, err := spiffeid.FromString(client)
-	if err != nil {
-		return err
+// peer is the other end's SPIFFE ID, or else its first DNS name; nobody where it has shown nothing.
+func peer(conn *tls.Conn) string {
+	certificates := conn.ConnectionState().PeerCertificates
+	if len(certificates) == 0 {
+		return "nobody"
 	}
-	source, err := workloadapi.NewX509Source(ctx)
-	if err != nil {
-		return err
+	if id, err := x509svid.IDFromCert(certificates[0]); err == nil {
+		return id.String()
 	}
-	defer source.Close()
-	listener, err := tls.Listen("tcp", "127.0.0.1:0", tlsconfig.MTLSServerConfig(source, source, tlsconfig.AuthorizeID(id)))
-	if err != nil {
-		return err
-	}
-	fmt.Println("listening on", listener.Addr())
-	for {
-		c, err := listener.Accept()
-		if err != nil {
-			return err
-		}
-		go greet(c)
-	}
+	return certificates[0].DNSNames[0]
 }
 
 func greet(c net.Conn) {
@@ -347,11 +317,7 @@ func greet(c net.Conn) {
 		fmt.Println("refused", err)
 		return
 	}
-	peer, err := x509svid.IDFromCert(conn.ConnectionState().PeerCertificates[0])
-	if err != nil {
-		fmt.Println("refused", err)
-		return
-	}
+	peer := peer(conn)
 	line, err := bufio.NewReader(conn).ReadString('\n')
 	if err != nil {
 		fmt.Println("unanswered", peer, err)

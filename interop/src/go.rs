@@ -248,13 +248,27 @@ fn serve(lab: &Lab, world: &World<'_>, client: &str) -> Result<(Process, String)
     Ok((server, address))
 }
 
-fn run(lab: &Lab, world: &World<'_>, arguments: &[&str]) -> Result<Finished, Trouble> {
+/// Runs the Go peer to its end.
+///
+/// # Errors
+///
+/// When it cannot be built or does not end. Its verdict is the caller's to judge.
+pub(crate) fn run(lab: &Lab, world: &World<'_>, arguments: &[&str]) -> Result<Finished, Trouble> {
     let name = format!("gopeer {}", arguments[0]);
     // The peer gives up by itself after as long; its own message is the better one.
     Process::run(&name, command(lab, world, arguments)?, SOON + SOON)
 }
 
-fn command(lab: &Lab, world: &World<'_>, arguments: &[&str]) -> Result<Command, Trouble> {
+/// The Go peer as a workload of this trust domain.
+///
+/// # Errors
+///
+/// When it cannot be built.
+pub(crate) fn command(
+    lab: &Lab,
+    world: &World<'_>,
+    arguments: &[&str],
+) -> Result<Command, Trouble> {
     let mut command = Command::new(lab.go_peer()?);
     command.args(arguments);
     Ok(world.workload(command))

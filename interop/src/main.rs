@@ -12,6 +12,7 @@ mod delivered;
 mod go;
 mod judges;
 mod lab;
+mod modes;
 mod nginx;
 mod openssl;
 mod oracles;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let fixed = [
         go::CASES,
+        modes::CASES,
         oracles::CASES,
         python::CASES,
         openssl::CASES,
@@ -87,7 +89,7 @@ fn main() -> ExitCode {
     let fixed = fixed.into_iter().flatten();
     let all: Vec<Case> = fixed
         .map(|(name, check)| Case::new(*name, *check))
-        .chain(long.map(|(name, check)| Case::long(*name, *check)))
+        .chain(long.map(|(name, check)| Case::long(name, *check)))
         .chain(conformance::cases())
         .collect();
     if arguments == ["--list"] {

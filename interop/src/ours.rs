@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The binaries that the checks run, as `cargo build` names them.
-pub(crate) const PROGRAMS: [&str; 6] = [UP, SERVER, CLIENT, HARNESS, ACCEPTOR, NESTED];
+pub(crate) const PROGRAMS: [&str; 7] = [UP, SERVER, CLIENT, HARNESS, ACCEPTOR, NESTED, MODES];
 
 /// Says that a server takes connections; the address follows.
 const LISTENING: &str = "listening on ";
@@ -15,6 +15,7 @@ const SERVER: &str = "helloworld_server";
 const CLIENT: &str = "helloworld_client";
 const ACCEPTOR: &str = "rotating_acceptor";
 const NESTED: &str = "nested_authorities";
+const MODES: &str = "tls_modes";
 const HARNESS: &str = "conformance_harness";
 
 /// Our programs in the folder that they were built into.
@@ -116,6 +117,17 @@ impl Ours {
             ])
             .arg(directory);
         command
+    }
+
+    /// The one that takes any end of any mode.
+    pub(crate) fn modes(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.modes_path());
+        command.args(arguments);
+        command
+    }
+
+    pub(crate) fn modes_path(&self) -> PathBuf {
+        self.folder.join(MODES)
     }
 
     pub(crate) fn server_path(&self) -> PathBuf {
