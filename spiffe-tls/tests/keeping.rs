@@ -7,6 +7,7 @@ mod support;
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
@@ -130,7 +131,10 @@ fn over(error: &std::io::Error) -> LeaseEnd {
 /// What the keeper and a connection do at the same time, step by step: each call of the authorizer tells of whom it was
 /// asked, and waits where the test has left something to wait for.
 #[derive(Clone, Default)]
-struct Steps(Arc<Mutex<Option<Step>>>);
+struct Steps {
+    next: Arc<Mutex<Option<Step>>>,
+    asked: Arc<AtomicUsize>,
+}
 
 struct Step {
     asked: Sender<String>,
@@ -141,7 +145,8 @@ impl Steps {
     fn hook(&self) -> Hook {
         let steps = self.clone();
         Hook::new(move |peer| {
-            let step = steps.0.lock().unwrap().take();
+            let step = steps.next.lock().unwrap().take();
+            steps.asked.fetch_add(1, Ordering::SeqCst);
             if let Some(step) = step {
                 step.asked.send(peer.id.path().to_owned()).unwrap();
                 if let Some(goes_on) = step.goes_on {
@@ -152,11 +157,19 @@ impl Steps {
         })
     }
 
+    /// Waits until a first connection has been asked about as often as its opening takes: by the handshake, when the lease
+    /// is granted, and by the first look of the keeper.
+    async fn opened(&self) {
+        while self.asked.load(Ordering::SeqCst) < 3 {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// The next call tells of whom it was asked.
     fn tell(&self) -> Receiver<String> {
         let (asked, told) = channel();
         let goes_on = None;
-        *self.0.lock().unwrap() = Some(Step { asked, goes_on });
+        *self.next.lock().unwrap() = Some(Step { asked, goes_on });
         told
     }
 
@@ -165,7 +178,7 @@ impl Steps {
         let (asked, told) = channel();
         let (go, goes_on) = channel();
         let goes_on = Some(goes_on);
-        *self.0.lock().unwrap() = Some(Step { asked, goes_on });
+        *self.next.lock().unwrap() = Some(Step { asked, goes_on });
         (told, go)
     }
 }
@@ -177,6 +190,7 @@ async fn a_verdict_that_was_overtaken_by_a_change_lets_nothing_through() {
         let steps = Steps::default();
         let acceptor = world.acceptor(steps.hook(), LeaseRules::cut());
         let (mut far, mut near) = world.open("client", &acceptor).await;
+        steps.opened().await;
         let told = steps.tell();
         world.publish(world.renewed());
         told.recv().unwrap();
@@ -214,6 +228,7 @@ async fn a_look_by_bundles_of_before_ends_nothing_that_was_judged_since() {
     let steps = Steps::default();
     let acceptor = world.acceptor(steps.hook(), LeaseRules::cut());
     let mut one = world.open("one", &acceptor).await;
+    steps.opened().await;
     let mut two = world.open("two", &acceptor).await;
     // Both must be judged again.
     let (told, go) = steps.stop();
