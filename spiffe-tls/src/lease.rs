@@ -8,9 +8,9 @@ use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::time::Duration;
 
-use futures_util::task::AtomicWaker;
 use rustls::pki_types::CertificateDer;
 use spiffe_core::snapshot::{Revision, Snapshot};
 use spiffe_core::verify::{VerifiedX509, X509Error};
@@ -208,11 +208,40 @@ pub(crate) enum Gate {
     Shut,
 }
 
+/// Which way a task waits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
+    Read,
+    Write,
+}
+
+/// The task that waits one way on a connection. It stays when it is woken, until another takes its place: a task that comes
+/// back, as most do, need not leave its waker at each wait.
+#[derive(Default)]
+struct Waiting(Mutex<Option<Waker>>);
+
+impl Waiting {
+    fn replace(&self, waker: Option<Waker>) {
+        *self.waker() = waker;
+    }
+
+    fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        // Cloned, since this lock must not be held: an executor may run the task right here.
+        let waker = self.waker().clone();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
 pub(crate) struct Inner {
     phase: AtomicU8,
-    /// The task that reads, and the one that writes: they are woken when the gate changes.
-    pub(crate) reader: AtomicWaker,
-    pub(crate) writer: AtomicWaker,
+    /// The tasks that read and write: they are woken when the gate changes.
+    waiting: [Waiting; 2],
     over: Notify,
     /// Kept alive by the connections it looks after: they may outlive their acceptor.
     keeper: Arc<Keeper>,
@@ -268,8 +297,7 @@ impl Lease {
         Self {
             inner: Arc::new(Inner {
                 phase: AtomicU8::new(STANDS),
-                reader: AtomicWaker::new(),
-                writer: AtomicWaker::new(),
+                waiting: Default::default(),
                 over: Notify::new(),
                 keeper: keeper.clone(),
                 number,
@@ -422,6 +450,17 @@ impl Inner {
         (self.phase() >= DRAINS || is_reported(ending)).then(|| ending.reason.clone())
     }
 
+    /// Whether a byte may pass without a further look. One load, for every poll of every connection.
+    #[inline]
+    pub(crate) fn stands(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == STANDS
+    }
+
+    /// Has this task woken whenever the gate changes from now on; what has changed it before is seen at the next look.
+    pub(crate) fn wait(&self, way: Way, waker: Waker) {
+        self.waiting[way as usize].replace(Some(waker));
+    }
+
     /// What a connection must do before it lets a byte through. One load unless the lease has ended.
     pub(crate) fn gate(&self) -> Gate {
         match self.phase() {
@@ -445,8 +484,7 @@ impl Inner {
 
     fn set(&self, phase: u8) {
         self.phase.store(phase, Ordering::Release);
-        self.reader.wake();
-        self.writer.wake();
+        self.waiting.iter().for_each(Waiting::wake);
         self.over.notify_waiters();
     }
 
@@ -674,6 +712,9 @@ impl Inner {
 
     /// The connection is gone: nobody has to look after the lease.
     pub(crate) fn close(&self) {
+        for waiting in &self.waiting {
+            waiting.replace(None);
+        }
         self.keeper.forget(self.number);
     }
 }

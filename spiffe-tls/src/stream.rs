@@ -3,13 +3,12 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
-use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::error::{LeaseOver, PeerRefused};
-use crate::lease::{Gate, Inner, LeaseEnd};
+use crate::lease::{Gate, Inner, LeaseEnd, Way};
 use crate::peer::Peer;
 use crate::scene::{self, Scene};
 
@@ -25,6 +24,8 @@ pub struct TlsStream<IO> {
     /// What the sessions that a server hands out inherit. A TLS 1.3 server does so before its first data, and what comes
     /// later is not kept: then there is none, as on the server's side.
     sessions: Option<Box<Scene>>,
+    /// The wakers that are with the lease, for reading and for writing.
+    left: [Option<Waker>; 2],
     /// Tells the keeper when the connection is gone.
     guard: Guard,
 }
@@ -50,6 +51,7 @@ impl<IO> TlsStream<IO> {
             guard: Guard(peer.lease.clone()),
             peer,
             sessions,
+            left: [None, None],
         }
     }
 
@@ -105,20 +107,31 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> TlsStream<IO> {
     fn poll_gated<T>(
         &mut self,
         context: &mut Context<'_>,
-        waker: impl Fn(&Inner) -> &AtomicWaker,
-        mut poll: impl FnMut(&mut Self, &mut Context<'_>) -> Poll<io::Result<T>>,
+        way: Way,
+        poll: impl FnOnce(&mut Self, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        ready!(self.gate(context))?;
+        if !self.lease().stands() {
+            ready!(self.gate(context))?;
+        }
         let polled = poll(self, context);
         if polled.is_ready() {
             return polled;
         }
         // What closes the gate from here on wakes this task; what closed it before is seen now.
-        waker(self.lease()).register(context.waker());
-        if self.lease().gate() != Gate::Open {
+        self.wait(way, context.waker());
+        if !self.lease().stands() {
             ready!(self.gate(context))?;
         }
         Poll::Pending
+    }
+
+    /// Leaves the waker with the lease, unless it is there.
+    fn wait(&mut self, way: Way, waker: &Waker) {
+        let left = &mut self.left[way as usize];
+        if left.as_ref().is_none_or(|left| !left.will_wake(waker)) {
+            *left = Some(waker.clone());
+            self.guard.0.inner.wait(way, waker.clone());
+        }
     }
 }
 
@@ -129,21 +142,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<IO> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        this.poll_gated(
-            context,
-            |lease| &lease.reader,
-            |this, context| {
-                let inner = Pin::new(&mut this.inner);
-                if this.sessions.is_none() {
-                    return inner.poll_read(context, buffer).map_err(explained);
-                }
-                let read = scene::play(&mut this.sessions, || inner.poll_read(context, buffer));
-                if read.is_ready() {
-                    this.sessions = None;
-                }
-                read.map_err(explained)
-            },
-        )
+        this.poll_gated(context, Way::Read, |this, context| {
+            let inner = Pin::new(&mut this.inner);
+            if this.sessions.is_none() {
+                return inner.poll_read(context, buffer).map_err(explained);
+            }
+            let read = scene::play(&mut this.sessions, || inner.poll_read(context, buffer));
+            if read.is_ready() {
+                this.sessions = None;
+            }
+            read.map_err(explained)
+        })
     }
 }
 
@@ -154,11 +163,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<IO> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        this.poll_gated(
-            context,
-            |lease| &lease.writer,
-            |this, context| Pin::new(&mut this.inner).poll_write(context, bytes),
-        )
+        this.poll_gated(context, Way::Write, |this, context| {
+            Pin::new(&mut this.inner).poll_write(context, bytes)
+        })
     }
 
     fn poll_write_vectored(
@@ -167,11 +174,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<IO> {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        this.poll_gated(
-            context,
-            |lease| &lease.writer,
-            |this, context| Pin::new(&mut this.inner).poll_write_vectored(context, bytes),
-        )
+        this.poll_gated(context, Way::Write, |this, context| {
+            Pin::new(&mut this.inner).poll_write_vectored(context, bytes)
+        })
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -180,11 +185,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<IO> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        this.poll_gated(
-            context,
-            |lease| &lease.writer,
-            |this, context| Pin::new(&mut this.inner).poll_flush(context),
-        )
+        this.poll_gated(context, Way::Write, |this, context| {
+            Pin::new(&mut this.inner).poll_flush(context)
+        })
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

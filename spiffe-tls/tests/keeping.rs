@@ -6,11 +6,11 @@ mod support;
 
 use std::fmt;
 use std::future::Future;
-use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Waker};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use spiffe_tls::spiffe_core::bundle::X509Authorities;
@@ -20,7 +20,7 @@ use spiffe_tls::{
     Publisher, Terms, TlsStream,
 };
 use support::*;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 
 type Stream = TlsStream<DuplexStream>;
 
@@ -126,6 +126,72 @@ fn over(error: &std::io::Error) -> LeaseEnd {
         .unwrap_or_else(|| panic!("{error:?}"))
         .end
         .clone()
+}
+
+/// A task that tells whether it was woken.
+#[derive(Default)]
+struct Bell(AtomicBool);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Bell {
+    /// Whether it was woken since it was last asked.
+    fn rang(&self) -> bool {
+        self.0.swap(false, Ordering::SeqCst)
+    }
+
+    fn reads(self: &Arc<Self>, stream: &mut Stream) -> bool {
+        let waker = Waker::from(self.clone());
+        let mut context = Context::from_waker(&waker);
+        let mut byte = [0];
+        let mut buffer = ReadBuf::new(&mut byte);
+        let polled = Pin::new(stream).poll_read(&mut context, &mut buffer);
+        self.rang();
+        polled.is_ready()
+    }
+
+    fn writes(self: &Arc<Self>, stream: &mut Stream) -> bool {
+        let waker = Waker::from(self.clone());
+        let mut context = Context::from_waker(&waker);
+        // The peer reads nothing: the buffers of both ends are full before long.
+        let mut polled = Pin::new(&mut *stream).poll_write(&mut context, &[0; 4096]);
+        for _ in 0..100 {
+            if polled.is_pending() {
+                break;
+            }
+            polled = Pin::new(&mut *stream).poll_write(&mut context, &[0; 4096]);
+        }
+        self.rang();
+        polled.is_ready()
+    }
+}
+
+#[tokio::test]
+async fn who_waits_is_woken_at_each_change_however_often_it_has_waited() {
+    let world = World::new();
+    let acceptor = world.acceptor(policy("domain:east"), LeaseRules::cut());
+    let (mut far, _near) = world.open("client", &acceptor).await;
+    let [reader, writer, next]: [Arc<Bell>; 3] = Default::default();
+    for bundles in [world.renewed(), bundles(&[&world.domain]), world.renewed()] {
+        assert!(!reader.reads(&mut far) && !writer.writes(&mut far));
+        world.publish(bundles);
+        settle().await;
+        assert!(reader.rang() && writer.rang());
+    }
+    // Another task takes over, and the one before is not needed any more.
+    assert!(!next.reads(&mut far) && !next.writes(&mut far));
+    reader.rang();
+    world.publish(bundles(&[]));
+    settle().await;
+    assert!(next.rang() && !reader.rang());
+    assert!(matches!(
+        over(&far.read(&mut [0]).await.unwrap_err()),
+        LeaseEnd::Refused(_)
+    ));
 }
 
 /// What the keeper and a connection do at the same time, step by step: each call of the authorizer tells of whom it was
