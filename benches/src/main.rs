@@ -16,6 +16,9 @@ use std::time::Duration;
 use report::Report;
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some(areas::CLIENTS) {
+        return ended(areas::clients());
+    }
     let options = match Options::parse(std::env::args().skip(1)) {
         Ok(options) => options,
         Err(error) => {
@@ -23,7 +26,11 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run(&options) {
+    ended(run(&options))
+}
+
+fn ended(outcome: Result<(), Box<dyn Error>>) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("benches: {error}");

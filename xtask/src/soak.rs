@@ -85,7 +85,7 @@ const SOAKS: &[Soak] = &[
     },
     Soak {
         name: "defederation",
-        shows: "10,000 idle and 1,000 busy connections when a trust domain goes: nothing lost, nothing late",
+        shows: "10,000 idle and 1,000 busy connections over TCP when a trust domain goes: nothing lost, nothing late",
         cargo: &["xtask", "bench", "--only", "tls/defederated"],
         environment: &[],
     },

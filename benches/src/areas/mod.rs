@@ -15,12 +15,15 @@ mod rotation;
 mod source;
 mod svid;
 mod tls;
+mod tls_defederated;
 mod tls_leases;
 mod tls_peers;
 mod tls_sessions;
 mod verify;
 
 use std::error::Error;
+
+pub(crate) use tls_defederated::{CLIENTS, clients};
 
 use crate::Effort;
 use crate::report::Row;
@@ -130,12 +133,12 @@ pub(crate) const BENCHES: &[Bench] = &[
     },
     Bench {
         rows: &[
-            tls_leases::LOST,
-            tls_leases::LATE,
-            tls_leases::CPU,
-            tls_leases::MEMORY,
+            tls_defederated::LOST,
+            tls_defederated::LATE,
+            tls_defederated::CPU,
+            tls_defederated::MEMORY,
         ],
-        run: tls_leases::defederated,
+        run: tls_defederated::defederated,
     },
     Bench {
         rows: &[tls::PUSH_P50, tls::PUSH_P99],
