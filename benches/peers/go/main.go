@@ -1,6 +1,6 @@
 // gobench times go-spiffe on what the Rust program measures itself with: one JSON object in, one out.
 //
-// It runs on one processor and counts the CPU time of its process, so that collecting garbage, part of the cost, is
+// Except for rotations, it runs on one processor and counts the CPU time of its process, so that collecting garbage, part of the cost, is
 // in it; of its batches the fastest quarter counts, as on the other side.
 package main
 
@@ -39,6 +39,8 @@ type work struct {
 	DER          []byte   `json:"der"`
 	TrustDomains int      `json:"trust_domains"`
 	Plain        bool     `json:"plain"`
+	Socket       string   `json:"socket"`
+	Dialers      int      `json:"dialers"`
 }
 
 // minBatch is long enough for several collections, so that no batch goes without.
@@ -47,7 +49,6 @@ const minBatch = 20 * time.Millisecond
 const minBatches = 8
 
 func main() {
-	runtime.GOMAXPROCS(1)
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "gobench:", err)
 		os.Exit(1)
@@ -59,6 +60,10 @@ func run() error {
 	if err := json.NewDecoder(os.Stdin).Decode(&w); err != nil {
 		return err
 	}
+	if w.Kind == "rotation" {
+		return w.rotation(os.Stdin)
+	}
+	runtime.GOMAXPROCS(1)
 	op, err := w.operation()
 	if err != nil {
 		return err

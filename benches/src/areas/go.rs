@@ -6,7 +6,7 @@ use std::error::Error;
 use std::fs;
 use std::hint::black_box;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{self, Command, Stdio};
 use std::time::Duration;
 
@@ -199,7 +199,12 @@ fn in_go(span: Duration, mut work: Value) -> Result<f64, Box<dyn Error>> {
     measured
 }
 
-fn run_in(folder: &Path, work: &Value) -> Result<f64, Box<dyn Error>> {
+/// Builds the Go program into `folder`.
+///
+/// # Errors
+///
+/// Where Go is missing, or the program does not compile.
+pub(crate) fn build(folder: &Path) -> Result<PathBuf, Box<dyn Error>> {
     let program = folder.join("gobench");
     let built = Command::new("go")
         .args(["build", "-o"])
@@ -213,6 +218,11 @@ fn run_in(folder: &Path, work: &Value) -> Result<f64, Box<dyn Error>> {
     if !built.success() {
         return Err("peers/go does not build".into());
     }
+    Ok(program)
+}
+
+fn run_in(folder: &Path, work: &Value) -> Result<f64, Box<dyn Error>> {
+    let program = build(folder)?;
     let mut child = Command::new(&program)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -10,6 +10,8 @@ mod jwt;
 #[cfg(feature = "peers")]
 mod peers;
 #[cfg(feature = "peers")]
+mod peers_rotation;
+#[cfg(feature = "peers")]
 mod peers_tls;
 mod rotation;
 mod source;
@@ -241,6 +243,18 @@ pub(crate) const BENCHES: &[Bench] = &[
     Bench {
         rows: &[peers_tls::HANDSHAKE, peers_tls::HANDSHAKE_OVER_PLAIN],
         run: peers_tls::handshake,
+    },
+    #[cfg(feature = "peers")]
+    Bench {
+        rows: &[
+            peers_rotation::RUST_FAILED,
+            peers_rotation::RUST_P50,
+            peers_rotation::RUST_P99,
+            peers_rotation::GO_FAILED,
+            peers_rotation::GO_P50,
+            peers_rotation::GO_P99,
+        ],
+        run: peers_rotation::rotations,
     },
     #[cfg(feature = "peers")]
     Bench {
