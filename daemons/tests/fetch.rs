@@ -353,18 +353,18 @@ async fn skewed(ahead: Duration, back: Duration) -> (LocalTrustDomain, LocalApi,
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_is_not_the_issuers_is_named_with_both_times() {
     let two_hours = Duration::from_secs(7200);
-    let fetch = |place: &TempDir| {
+    let run = |what: &[&str], place: &TempDir| {
         let mut command = spiffe();
-        let command = command.args(["fetch", "--timeout", "2s", "--socket"]);
-        let output = command.arg(place.path().join("s")).output().unwrap();
-        (
-            output.status.code(),
-            String::from_utf8(output.stderr).unwrap(),
-        )
+        command.args(["fetch", "--timeout", "2s"]).args(what);
+        command.arg("--socket").arg(place.path().join("s"));
+        let output = tokio::task::block_in_place(|| command.output().unwrap());
+        let errors = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), errors)
     };
+    let token = ["jwt", "--audience", "reports"];
     let none = Duration::ZERO;
     let (_domain, _api, place) = skewed(two_hours, none).await;
-    let (status, errors) = tokio::task::block_in_place(|| fetch(&place));
+    let (status, errors) = run(&[], &place);
     assert_eq!(status, Some(0), "{errors}");
     assert!(
         errors.starts_with("warning: the SVID of spiffe://example.org/web is valid from 2")
@@ -373,7 +373,7 @@ async fn a_clock_that_is_not_the_issuers_is_named_with_both_times() {
         "{errors}"
     );
     let (_domain, _api, place) = skewed(none, two_hours).await;
-    let (status, errors) = tokio::task::block_in_place(|| fetch(&place));
+    let (status, errors) = run(&[], &place);
     assert_eq!(status, Some(1), "{errors}");
     assert!(
         errors.contains("the SVID of spiffe://example.org/web expired at 2")
@@ -381,8 +381,17 @@ async fn a_clock_that_is_not_the_issuers_is_named_with_both_times() {
             && errors.lines().count() == 1,
         "{errors}"
     );
+    let (status, errors) = run(&token, &place);
+    assert_eq!(status, Some(0), "{errors}");
+    assert!(
+        errors.starts_with("warning: the token of spiffe://example.org/web expired at 2")
+            && errors.contains(" here: check this machine's clock"),
+        "{errors}"
+    );
     let (_domain, _api, place) = skewed(none, none).await;
-    let (status, errors) = tokio::task::block_in_place(|| fetch(&place));
+    let (status, errors) = run(&[], &place);
+    assert_eq!((status, errors.as_str()), (Some(0), ""));
+    let (status, errors) = run(&token, &place);
     assert_eq!((status, errors.as_str()), (Some(0), ""));
 }
 
