@@ -1,4 +1,4 @@
-// gobench times go-spiffe on what the Rust program measures itself with: one JSON object in, one out.
+// gobench measures go-spiffe on what the Rust program measures itself with: one JSON object in, one out.
 //
 // Except for rotations, it runs on one processor and counts the CPU time of its process, so that collecting garbage, part of the cost, is
 // in it; of its batches the fastest quarter counts, as on the other side.
@@ -41,6 +41,8 @@ type work struct {
 	Plain        bool     `json:"plain"`
 	Socket       string   `json:"socket"`
 	Dialers      int      `json:"dialers"`
+	Address      string   `json:"address"`
+	Times        int      `json:"times"`
 }
 
 // minBatch is long enough for several collections, so that no batch goes without.
@@ -64,6 +66,13 @@ func run() error {
 		return w.rotation(os.Stdin)
 	}
 	runtime.GOMAXPROCS(1)
+	if w.Kind == "source-heap" || w.Kind == "source-update" {
+		value, err := w.sources()
+		if err != nil {
+			return err
+		}
+		return answer(value)
+	}
 	op, err := w.operation()
 	if err != nil {
 		return err
@@ -76,7 +85,12 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	return json.NewEncoder(os.Stdout).Encode(map[string]float64{"ns": took})
+	return answer(took)
+}
+
+// answer gives nanoseconds, or bytes.
+func answer(value float64) error {
+	return json.NewEncoder(os.Stdout).Encode(map[string]float64{"value": value})
 }
 
 func (w *work) operation() (func() error, error) {
@@ -88,6 +102,16 @@ func (w *work) operation() (func() error, error) {
 	}
 	if w.Kind == "handshake" {
 		return w.handshake()
+	}
+	if w.Kind == "source-current" {
+		source, err := w.source()
+		if err != nil {
+			return nil, err
+		}
+		return func() error {
+			_, err := source.GetX509SVID()
+			return err
+		}, nil
 	}
 	if w.Kind == "issue-spki" || w.Kind == "issue-csr" {
 		return w.issue()

@@ -12,6 +12,8 @@ mod peers;
 #[cfg(feature = "peers")]
 mod peers_rotation;
 #[cfg(feature = "peers")]
+mod peers_source;
+#[cfg(feature = "peers")]
 mod peers_tls;
 mod rotation;
 mod source;
@@ -260,5 +262,20 @@ pub(crate) const BENCHES: &[Bench] = &[
     Bench {
         rows: &[go::RS256],
         run: go::jwt_rs256,
+    },
+    #[cfg(feature = "peers")]
+    Bench {
+        rows: &[peers_source::CURRENT, peers_source::GO_CURRENT],
+        run: peers_source::current,
+    },
+    #[cfg(feature = "peers")]
+    Bench {
+        rows: &[peers_source::HEAP, peers_source::GO_HEAP],
+        run: peers_source::heap,
+    },
+    #[cfg(feature = "peers")]
+    Bench {
+        rows: &[peers_source::UPDATE, peers_source::GO_UPDATE],
+        run: peers_source::update,
     },
 ];

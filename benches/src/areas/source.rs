@@ -169,10 +169,10 @@ pub(crate) fn heap(effort: Effort) -> Measured {
     ])
 }
 
-struct Fixture {
-    runtime: Runtime,
-    api: watch::Sender<X509svidResponse>,
-    client: WorkloadApiClient,
+pub(super) struct Fixture {
+    pub(super) runtime: Runtime,
+    pub(super) api: watch::Sender<X509svidResponse>,
+    pub(super) client: WorkloadApiClient,
     domain: Domain,
     bundles: BundleSet,
     directory: tempfile::TempDir,
@@ -180,7 +180,7 @@ struct Fixture {
 
 impl Fixture {
     /// A Workload API that has an SVID and so many federated bundles; one thread runs both ends.
-    fn new(federated: usize) -> Result<Self, Box<dyn Error>> {
+    pub(super) fn new(federated: usize) -> Result<Self, Box<dyn Error>> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -209,11 +209,17 @@ impl Fixture {
         Ok(f)
     }
 
+    /// Where the Workload API is, as SPIFFE_ENDPOINT_SOCKET would say.
+    #[cfg(feature = "peers")]
+    pub(super) fn address(&self) -> String {
+        format!("unix://{}", self.directory.path().join("s").display())
+    }
+
     fn new_client(&self) -> WorkloadApiClient {
         client(&self.directory).expect("the path was good before")
     }
 
-    fn x509(
+    pub(super) fn x509(
         &self,
         client: &WorkloadApiClient,
     ) -> spiffe_workload_client::source::X509SourceBuilder {
@@ -221,7 +227,7 @@ impl Fixture {
     }
 
     /// A message with a new SVID, its federated bundles turned by so many places.
-    fn message(&self, turn: usize) -> Result<X509svidResponse, Box<dyn Error>> {
+    pub(super) fn message(&self, turn: usize) -> Result<X509svidResponse, Box<dyn Error>> {
         let svid = wire(&self.domain.svid("web")?, &self.domain)?;
         let foreign: Vec<_> = self
             .bundles
@@ -252,7 +258,11 @@ impl Fixture {
     }
 
     /// Milliseconds of CPU for each of so many updates, the median.
-    fn cpu_per_update(&self, rounds: usize, changed: bool) -> Result<f64, Box<dyn Error>> {
+    pub(super) fn cpu_per_update(
+        &self,
+        rounds: usize,
+        changed: bool,
+    ) -> Result<f64, Box<dyn Error>> {
         let source = self.runtime.block_on(self.x509(&self.client).build())?;
         let messages = [self.message(0)?, self.message(usize::from(changed))?];
         let mut spans = Vec::with_capacity(rounds);
@@ -288,7 +298,7 @@ fn wire(svid: &X509Svid, domain: &Domain) -> Result<X509svid, Box<dyn Error>> {
 }
 
 /// Of the whole thread, which runs both ends.
-fn cpu_time() -> Duration {
+pub(super) fn cpu_time() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
 }
