@@ -12,6 +12,8 @@ mod peers;
 #[cfg(feature = "peers")]
 mod peers_rotation;
 #[cfg(feature = "peers")]
+mod peers_size;
+#[cfg(feature = "peers")]
 mod peers_source;
 #[cfg(feature = "peers")]
 mod peers_tls;
@@ -277,5 +279,10 @@ pub(crate) const BENCHES: &[Bench] = &[
     Bench {
         rows: &[peers_source::UPDATE, peers_source::GO_UPDATE],
         run: peers_source::update,
+    },
+    #[cfg(feature = "peers")]
+    Bench {
+        rows: &[peers_size::SMALL, peers_size::FAST],
+        run: peers_size::sizes,
     },
 ];
