@@ -20,9 +20,10 @@ use rustls::{ClientConfig, DigitallySignedStruct, NamedGroup, ProtocolVersion, S
 use spiffe_core::{Clock, SystemClock, X509Svid};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::config::{ConfigError, DEFAULT_HANDSHAKE_TIMEOUT, default_provider};
+use crate::config::{ConfigError, DEFAULT_HANDSHAKE_TIMEOUT};
 use crate::error::{HandshakeError, PeerRefused};
 use crate::handshake::unused_name;
+use crate::making::default_provider;
 use crate::material::Svids;
 
 /// The most bytes that are read, and thrown away, while a server makes up its mind about this side.

@@ -57,6 +57,7 @@ mod judge;
 mod keeper;
 mod lease;
 mod listener;
+mod making;
 mod material;
 pub mod modes;
 mod namespace;
