@@ -10,7 +10,7 @@ use std::fmt;
 pub use policy::{MAX_ALTERNATIVES, MAX_POLICY_BYTES, Policy, PolicyError};
 
 use crate::explain::{Explanation, Outcome};
-use crate::{Rule, SpiffeId, SpiffeIdRef, Timestamp};
+use crate::{Rule, SpiffeId, SpiffeIdRef, Timestamp, TrustDomainRef};
 
 /// What an authorizer sees of a verified peer.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +61,13 @@ pub trait Authorizer: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// Whether there may be an ID of this trust domain that is allowed; `false` only where there is surely none.
+    ///
+    /// A TLS server that tells its clients which authorities it knows leaves out those of other trust domains.
+    fn may_allow(&self, _trust_domain: TrustDomainRef<'_>) -> bool {
+        true
+    }
+
     /// The same decision with the alternatives that were tried.
     fn explain(&self, peer: &PeerFacts<'_>) -> Explanation {
         match self.authorize(peer) {
@@ -80,6 +87,10 @@ impl<A: Authorizer + ?Sized> Authorizer for std::sync::Arc<A> {
 
     fn canonical_text(&self) -> Option<String> {
         (**self).canonical_text()
+    }
+
+    fn may_allow(&self, trust_domain: TrustDomainRef<'_>) -> bool {
+        (**self).may_allow(trust_domain)
     }
 
     fn explain(&self, peer: &PeerFacts<'_>) -> Explanation {
@@ -191,5 +202,38 @@ mod tests {
         assert_ne!(text("any"), text("domain:a"));
         let shared = std::sync::Arc::new(danger::AuthorizeAny);
         assert_eq!(Authorizer::canonical_text(&shared), text("any"));
+    }
+
+    #[test]
+    fn a_trust_domain_is_ruled_out_only_where_nobody_of_it_is_allowed() {
+        let domain = |name| TrustDomainRef::literal(name);
+        for (policy, allowed, others) in [
+            ("any", &["a", "b"][..], &[][..]),
+            ("domain:a", &["a"], &["b", "a.b", "aa"]),
+            ("id:spiffe://a/x", &["a"], &["b", "aa"]),
+            ("ids:spiffe://a/x,spiffe://b/y", &["a", "b"], &["c"]),
+            ("prefix:spiffe://a/x/", &["a"], &["aa", "x"]),
+            ("prefix:spiffe://aa/", &["aa"], &["a"]),
+            ("pattern:spiffe://a/*/x", &["a"], &["b"]),
+            ("domain:a|id:spiffe://b/x", &["a", "b"], &["c"]),
+        ] {
+            let parsed = std::sync::Arc::new(policy.parse::<Policy>().unwrap());
+            for name in allowed {
+                assert!(
+                    Authorizer::may_allow(&parsed, domain(name)),
+                    "{policy} {name}"
+                );
+            }
+            for name in others {
+                assert!(
+                    !Authorizer::may_allow(&parsed, domain(name)),
+                    "{policy} {name}"
+                );
+            }
+        }
+        assert!(!Policy::ids([]).may_allow(domain("a")));
+        // Who does not say rules out nobody.
+        assert!(OnlyServers.may_allow(domain("a")));
+        assert!(danger::AuthorizeAny.may_allow(domain("a")));
     }
 }

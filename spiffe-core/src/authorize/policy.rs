@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use super::{Authorizer, Denied, PeerFacts};
 use crate::explain::{Explanation, Outcome};
-use crate::{Rule, SpiffeId, SpiffeIdError, SpiffeIdRef, TrustDomain};
+use crate::{Rule, SpiffeId, SpiffeIdError, SpiffeIdRef, TrustDomain, TrustDomainRef};
 
 /// The most alternatives of a policy; each is tried for every peer.
 pub const MAX_ALTERNATIVES: usize = 4096;
@@ -114,6 +114,12 @@ impl Authorizer for Policy {
 
     fn canonical_text(&self) -> Option<String> {
         Some(self.to_string())
+    }
+
+    fn may_allow(&self, trust_domain: TrustDomainRef<'_>) -> bool {
+        self.alternatives
+            .iter()
+            .any(|one| one.may_allow(trust_domain))
     }
 
     fn explain(&self, peer: &PeerFacts<'_>) -> Explanation {
@@ -262,6 +268,19 @@ impl Alternative {
                     && actual.next().is_some() == *open
             }
             Self::Prefix(prefix) => id.as_str().starts_with(prefix.as_str()),
+        }
+    }
+
+    fn may_allow(&self, name: TrustDomainRef<'_>) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Domain(trust_domain) | Self::Pattern { trust_domain, .. } => {
+                *trust_domain == name
+            }
+            Self::Ids(ids) => ids.iter().any(|one| one.trust_domain() == name),
+            Self::Prefix(prefix) => prefix
+                .strip_prefix(name.id().as_str())
+                .is_some_and(|path| path.starts_with('/')),
         }
     }
 

@@ -106,6 +106,14 @@ impl X509Authority {
         self.not_after
     }
 
+    /// Its name: the DER of its subject without tag and length, as [`X509Svid::issuer_names`] gives those of issuers (RFC
+    /// 5280 §4.1.2.6). Several authorities may share one.
+    ///
+    /// [`X509Svid::issuer_names`]: crate::X509Svid::issuer_names
+    pub fn subject(&self) -> &[u8] {
+        &self.anchor.subject
+    }
+
     /// Its subject key identifier: RFC 5280 §4.2.1.2.
     pub fn subject_key_id(&self) -> Option<&[u8]> {
         self.subject_key_id.as_deref()
