@@ -46,7 +46,6 @@ struct State {
 #[derive(Debug)]
 struct Kept {
     lease: Weak<Inner>,
-    born: Duration,
     due: Duration,
 }
 
@@ -77,17 +76,16 @@ impl Keeper {
         let mut state = self.state();
         let number = state.next;
         state.next += 1;
-        let lease = Lease::new(self, number, granted);
+        let lease = Lease::new(self, number, now.1, granted);
         let kept = Kept {
             lease: Arc::downgrade(&lease.inner),
-            born: now.1,
             due: Duration::MAX,
         };
         state.leases.insert(number, kept);
         drop(state);
         // After the lease is known: a task that ends from now on leaves it for the next.
         self.follow_on(&runtime);
-        if let Some(at) = lease.inner.advance(now.1, now) {
+        if let Some(at) = lease.inner.advance(now) {
             self.remind(at, number);
         }
         // The peer's chain was judged by what was current then, and the own identity was presented earlier still.
@@ -155,12 +153,12 @@ impl Keeper {
         self.is_followed.store(false, Ordering::Release);
         self.state().seen = None;
         let now = self.judge.clock.monotonic();
-        for (_, lease, _) in self.all() {
+        for (_, lease) in self.all() {
             lease.orphan(now);
         }
     }
 
-    fn now(&self) -> (Timestamp, Duration) {
+    pub(crate) fn now(&self) -> (Timestamp, Duration) {
         (self.judge.clock.now(), self.judge.clock.monotonic())
     }
 
@@ -175,16 +173,16 @@ impl Keeper {
         let terms = self.judge.terms.in_force();
         let seen = (snapshot.revision(), terms.number);
         if self.note_change(seen, now) {
-            for (number, lease, born) in self.all() {
+            for (number, lease) in self.all() {
                 let look = lease.look(&snapshot, &terms, now);
                 // A calendar that was set has moved every expiry on the monotonic clock.
-                if let Some(at) = look.or_else(|| lease.advance(born, now)) {
+                if let Some(at) = look.or_else(|| lease.advance(now)) {
                     self.remind(at, number);
                 }
             }
         }
-        while let Some((number, lease, born)) = self.next_due(now.1) {
-            if let Some(at) = lease.advance(born, now) {
+        while let Some((number, lease)) = self.next_due(now.1) {
+            if let Some(at) = lease.advance(now) {
                 // Never now again, or this loop would not end.
                 self.remind(at.max(now.1 + Duration::from_nanos(1)), number);
             }
@@ -207,14 +205,13 @@ impl Keeper {
         is_new || was_set
     }
 
-    fn all(&self) -> Vec<(u64, Arc<Inner>, Duration)> {
+    fn all(&self) -> Vec<(u64, Arc<Inner>)> {
         let state = self.state();
-        let held =
-            |(number, kept): (&u64, &Kept)| Some((*number, kept.lease.upgrade()?, kept.born));
+        let held = |(number, kept): (&u64, &Kept)| Some((*number, kept.lease.upgrade()?));
         state.leases.iter().filter_map(held).collect()
     }
 
-    fn next_due(&self, now: Duration) -> Option<(u64, Arc<Inner>, Duration)> {
+    fn next_due(&self, now: Duration) -> Option<(u64, Arc<Inner>)> {
         let mut state = self.state();
         loop {
             let Reverse((at, number)) = *state.due.peek()?;
@@ -228,7 +225,7 @@ impl Keeper {
             };
             kept.due = Duration::MAX;
             if let Some(lease) = kept.lease.upgrade() {
-                return Some((number, lease, kept.born));
+                return Some((number, lease));
             }
         }
     }

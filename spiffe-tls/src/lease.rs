@@ -59,7 +59,8 @@ impl LeaseRules {
         }
     }
 
-    /// Cuts at once: the next read or write fails.
+    /// Cuts at once: the next read or write fails. A connection whose chain must be verified again lets nothing through
+    /// until its next read or write does so, and is cut after a second in which there was none.
     pub const fn cut() -> Self {
         Self {
             on_end: OnEnd::Cut,
@@ -67,7 +68,8 @@ impl LeaseRules {
         }
     }
 
-    /// Ends nothing; [`Lease::over`] and the log tell.
+    /// Ends nothing; [`Lease::over`] and the log tell. Where the chain must be verified again they tell when the connection
+    /// is next used.
     pub const fn report() -> Self {
         Self {
             on_end: OnEnd::Report,
@@ -181,7 +183,9 @@ impl fmt::Display for Shown {
 ///
 /// It stands until the earliest of the peer's expiry, the own expiry and [`LeaseRules::max_age`], and only while the
 /// peer would still be let in and this side still holds the identity that it presented. When a revision arrives or the
-/// [`Terms`](crate::Terms) change, every lease is looked at again. While the authority that the peer's path ends at is
+/// [`Terms`](crate::Terms) change, every lease is looked at again, by a task on the tokio runtime of the configuration's first
+/// handshake; where that runtime is not driven, a connection looks by itself whenever it has waited and is used again, and
+/// then lets nothing through that its lease no longer allows. While the authority that the peer's path ends at is
 /// still in its bundle nothing has changed for that path; else the whole chain is verified again before the next byte
 /// passes.
 #[derive(Clone)]
@@ -246,6 +250,7 @@ pub(crate) struct Inner {
     /// Kept alive by the connections it looks after: they may outlive their acceptor.
     keeper: Arc<Keeper>,
     number: u64,
+    born: Duration,
     pub(crate) peer: Arc<VerifiedX509>,
     pub(crate) own: Option<SpiffeId>,
     expires_at: Timestamp,
@@ -267,7 +272,13 @@ struct State {
 
 struct Ending {
     reason: LeaseEnd,
-    /// On the monotonic clock; none where ends are only reported.
+    /// None where ends are only reported.
+    winding: Option<Winding>,
+}
+
+/// When it drains and is cut, on the monotonic clock.
+#[derive(Clone, Copy)]
+struct Winding {
     drains_at: Duration,
     cut_at: Duration,
 }
@@ -281,7 +292,8 @@ pub(crate) struct Granted {
 }
 
 impl Lease {
-    pub(crate) fn new(keeper: &Arc<Keeper>, number: u64, granted: Granted) -> Self {
+    /// The lease of a connection that is established at `born` on the monotonic clock.
+    pub(crate) fn new(keeper: &Arc<Keeper>, number: u64, born: Duration, granted: Granted) -> Self {
         let Granted { judged, own, until } = granted;
         let mut expires_at = judged.peer.not_after;
         let mut whose = Shown::Peer;
@@ -301,6 +313,7 @@ impl Lease {
                 over: Notify::new(),
                 keeper: keeper.clone(),
                 number,
+                born,
                 expires_at,
                 whose,
                 slot: slot(number),
@@ -444,10 +457,9 @@ impl Inner {
     }
 
     fn over_reason(&self) -> Option<LeaseEnd> {
-        let is_reported = |ending: &Ending| ending.drains_at == Duration::MAX;
         let state = self.state();
         let ending = state.end.as_ref()?;
-        (self.phase() >= DRAINS || is_reported(ending)).then(|| ending.reason.clone())
+        (self.phase() >= DRAINS || ending.winding.is_none()).then(|| ending.reason.clone())
     }
 
     /// Whether a byte may pass without a further look. One load, for every poll of every connection.
@@ -472,13 +484,41 @@ impl Inner {
                 let now = self.keeper.judge.clock.monotonic();
                 // Without a runtime nobody drives a keeper, and the budget holds all the same.
                 let _ = self.keeper.follow();
-                let is_over = self
-                    .state()
-                    .end
-                    .as_ref()
-                    .is_some_and(|end| end.drains_at != Duration::MAX && now >= end.cut_at);
-                if is_over { Gate::Shut } else { Gate::Open }
+                let state = self.state();
+                let winding = state.end.as_ref().and_then(|ending| ending.winding);
+                if winding.is_some_and(|winding| now >= winding.cut_at) {
+                    Gate::Shut
+                } else {
+                    Gate::Open
+                }
             }
+        }
+    }
+
+    /// Does for one lease what the keeper does for all. The keeper's runtime may live and run nothing, and then a
+    /// connection in use must find out by itself; where the keeper has looked, there is nothing new.
+    pub(crate) fn look_by_itself(&self) {
+        let phase = self.phase();
+        if phase > TOUCHED {
+            return;
+        }
+        let keeper = &self.keeper;
+        let now = keeper.now();
+        let snapshot = keeper.judge.publisher.load();
+        let terms = keeper.judge.terms.in_force();
+        let is_new = phase == STANDS && {
+            let state = self.state();
+            (state.revision, state.trust.1) != (snapshot.revision(), terms.number)
+        };
+        let mut next = None;
+        if is_new {
+            next = self.look(&snapshot, &terms, now);
+        }
+        if next.is_none() && self.has_ended_by_time(now).is_some() {
+            next = self.advance(now);
+        }
+        if let Some(at) = next {
+            keeper.remind(at, self.number);
         }
     }
 
@@ -504,8 +544,8 @@ impl Inner {
         if snapshot.revision() < state.revision || terms.number < state.trust.1 {
             return None;
         }
-        let (wall, monotonic) = now;
-        if let Some(reason) = self.ended_by(snapshot, terms, wall) {
+        let (_, monotonic) = now;
+        if let Some(reason) = self.ended_by(snapshot, terms, now) {
             return self.end(&mut state, reason, monotonic);
         }
         let trust = (snapshot.trust_revision(), terms.number);
@@ -542,7 +582,12 @@ impl Inner {
     }
 
     fn touch(&self, state: &mut State, monotonic: Duration) {
-        state.touched_until = monotonic.saturating_add(self.keeper.rules.budget().max(JUDGE_WAIT));
+        let wait = match self.keeper.rules.on_end {
+            // Nothing ends, and so nothing is known until the connection is used.
+            OnEnd::Report => Duration::MAX,
+            OnEnd::Cut | OnEnd::Drain { .. } => self.keeper.rules.budget().max(JUDGE_WAIT),
+        };
+        state.touched_until = monotonic.saturating_add(wait);
         self.set(TOUCHED);
     }
 
@@ -556,12 +601,14 @@ impl Inner {
     }
 
     /// What ends the lease whatever the chain is worth.
-    fn ended_by(&self, snapshot: &Snapshot, terms: &InForce, now: Timestamp) -> Option<LeaseEnd> {
-        if now > self.expires_at {
-            return Some(LeaseEnd::Expired {
-                whose: self.whose,
-                at: self.expires_at,
-            });
+    fn ended_by(
+        &self,
+        snapshot: &Snapshot,
+        terms: &InForce,
+        now: (Timestamp, Duration),
+    ) -> Option<LeaseEnd> {
+        if let Some(reason) = self.has_ended_by_time(now) {
+            return Some(reason);
         }
         if let Some(own) = &self.own {
             let held = snapshot.svids().iter().any(|svid| svid.id() == own);
@@ -569,7 +616,7 @@ impl Inner {
                 return Some(LeaseEnd::OwnWithdrawn { id: own.clone() });
             }
         }
-        judge::authorize(terms, &self.peer, now)
+        judge::authorize(terms, &self.peer, now.0)
             .err()
             .map(LeaseEnd::Refused)
     }
@@ -608,55 +655,51 @@ impl Inner {
     }
 
     /// Ends the lease if it has outlived its rules, moves an ended one on, and says when to look again.
-    pub(crate) fn advance(&self, born: Duration, now: (Timestamp, Duration)) -> Option<Duration> {
-        let (wall, monotonic) = now;
-        let rules = self.keeper.rules;
+    pub(crate) fn advance(&self, now: (Timestamp, Duration)) -> Option<Duration> {
+        let (_, monotonic) = now;
         let mut state = self.state();
         if let Some(ending) = &state.end {
-            if ending.drains_at == Duration::MAX {
-                return None;
-            }
-            if monotonic >= ending.cut_at {
+            let Winding { drains_at, cut_at } = ending.winding?;
+            if monotonic >= cut_at {
                 self.set(CUT);
                 return None;
             }
-            if monotonic >= ending.drains_at {
+            if monotonic >= drains_at {
                 if self.phase() != DRAINS {
                     self.set(DRAINS);
                 }
-                return Some(ending.cut_at);
+                return Some(cut_at);
             }
-            return Some(ending.drains_at);
+            return Some(drains_at);
         }
-        let reason = if wall > self.expires_at {
-            LeaseEnd::Expired {
-                whose: self.whose,
-                at: self.expires_at,
-            }
-        } else if let Some(age) = rules.max_age
-            && monotonic.saturating_sub(born) >= age
-        {
-            LeaseEnd::MaxAge(age)
+        let reason = if let Some(reason) = self.has_ended_by_time(now) {
+            reason
         } else if self.phase() == TOUCHED && monotonic >= state.touched_until {
             LeaseEnd::NotJudged
         } else {
-            return self.next(&state, born, now);
+            return self.next(&state, now);
         };
         self.end(&mut state, reason, monotonic)
     }
 
+    fn has_ended_by_time(&self, (wall, monotonic): (Timestamp, Duration)) -> Option<LeaseEnd> {
+        if wall > self.expires_at {
+            return Some(LeaseEnd::Expired {
+                whose: self.whose,
+                at: self.expires_at,
+            });
+        }
+        let age = self.keeper.rules.max_age?;
+        (monotonic.saturating_sub(self.born) >= age).then_some(LeaseEnd::MaxAge(age))
+    }
+
     /// When a lease that stands has to be looked at, if nothing changes before.
-    fn next(
-        &self,
-        state: &State,
-        born: Duration,
-        (wall, monotonic): (Timestamp, Duration),
-    ) -> Option<Duration> {
+    fn next(&self, state: &State, (wall, monotonic): (Timestamp, Duration)) -> Option<Duration> {
         // The last instant is still good.
         let left = self.expires_at.saturating_since(wall) + Duration::from_nanos(1);
         let expiry = monotonic.saturating_add(left);
         let max_age = self.keeper.rules.max_age;
-        let age = max_age.map_or(Duration::MAX, |age| born.saturating_add(age));
+        let age = max_age.map_or(Duration::MAX, |age| self.born.saturating_add(age));
         let touched = if self.phase() == TOUCHED {
             state.touched_until
         } else {
@@ -682,32 +725,19 @@ impl Inner {
             reason = %reason,
             "the lease of a connection has ended"
         );
-        let (drains_at, cut_at) = match delays {
-            Some((begin, cut)) => (
-                monotonic.saturating_add(begin),
-                monotonic.saturating_add(cut),
-            ),
-            None => (Duration::MAX, Duration::MAX),
-        };
-        state.end = Some(Box::new(Ending {
-            reason,
-            drains_at,
-            cut_at,
-        }));
-        let phase = if cut_at <= monotonic {
-            CUT
-        } else if drains_at <= monotonic {
-            DRAINS
-        } else {
-            ENDED
+        let winding = delays.map(|(begin, cut)| Winding {
+            drains_at: monotonic.saturating_add(begin),
+            cut_at: monotonic.saturating_add(cut),
+        });
+        state.end = Some(Box::new(Ending { reason, winding }));
+        let (phase, next) = match winding {
+            Some(Winding { cut_at, .. }) if cut_at <= monotonic => (CUT, None),
+            Some(Winding { drains_at, cut_at }) if drains_at <= monotonic => (DRAINS, Some(cut_at)),
+            Some(Winding { drains_at, .. }) => (ENDED, Some(drains_at)),
+            None => (ENDED, None),
         };
         self.set(phase);
-        match phase {
-            CUT => None,
-            DRAINS => Some(cut_at),
-            _ if drains_at == Duration::MAX => None,
-            _ => Some(drains_at),
-        }
+        next
     }
 
     /// The connection is gone: nobody has to look after the lease.

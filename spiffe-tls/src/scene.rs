@@ -28,6 +28,7 @@ pub(crate) struct Scene {
     /// still are: what was shown since may be another SVID's.
     pub(crate) namespace: Option<Namespace>,
     /// How many tickets of the peer's were looked at.
+    #[cfg(feature = "aws-lc-rs")]
     pub(crate) tickets: usize,
     /// Until when a session that is resumed, or about to be stored, may be resumed. It is inherited from one session
     /// to the next, so no chain of sessions outlives the SVIDs that its first handshake showed.

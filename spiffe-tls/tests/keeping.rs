@@ -10,7 +10,7 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use spiffe_tls::spiffe_core::bundle::X509Authorities;
@@ -505,4 +505,235 @@ async fn a_client_that_resumes_knows_as_whom_it_did() {
             "{end:?}"
         );
     }
+}
+
+/// One poll, by nobody who could be woken.
+fn poll_read(stream: &mut Stream, byte: &mut [u8; 1]) -> Poll<std::io::Result<()>> {
+    let mut context = Context::from_waker(Waker::noop());
+    let mut buffer = ReadBuf::new(byte);
+    Pin::new(stream).poll_read(&mut context, &mut buffer)
+}
+
+#[tokio::test]
+async fn a_keeper_that_is_late_prolongs_no_grace() {
+    let grace = Duration::from_secs(10);
+    for past in [false, true] {
+        let world = World::new();
+        let terms = Terms::new(policy("domain:east"));
+        let rules = LeaseRules::drain(Duration::ZERO, grace);
+        let acceptor = world.acceptor(terms.clone(), rules);
+        let (mut far, mut near) = world.open("client", &acceptor).await;
+        terms.authorize(policy("domain:other"));
+        far.peer().lease().over().await;
+        near.write_all(b"x").await.unwrap();
+        near.flush().await.unwrap();
+        // From here on nothing but this task runs.
+        world.clock.advance(if past {
+            grace
+        } else {
+            grace - Duration::from_nanos(1)
+        });
+        let mut byte = [0];
+        match poll_read(&mut far, &mut byte) {
+            Poll::Ready(Ok(())) => assert!(!past && byte == *b"x"),
+            Poll::Ready(Err(error)) => {
+                assert!(past && matches!(over(&error), LeaseEnd::Refused(_)));
+                assert_eq!(byte, [0]);
+            }
+            Poll::Pending => panic!("a byte is there"),
+        }
+    }
+}
+
+/// A transport that does something, once, while it is read from.
+struct Meanwhile {
+    inner: DuplexStream,
+    act: Arc<Mutex<Option<Act>>>,
+}
+
+type Act = Box<dyn FnOnce() + Send>;
+
+impl AsyncRead for Meanwhile {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let act = self.act.lock().unwrap().take();
+        if let Some(act) = act {
+            act();
+        }
+        Pin::new(&mut self.inner).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Meanwhile {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_between_the_gate_and_the_wait_is_not_slept_through() {
+    for takes_away in [true, false] {
+        let world = World::new();
+        let acceptor = world.acceptor(policy("domain:east"), LeaseRules::cut());
+        let act = Arc::<Mutex<Option<Act>>>::default();
+        let (near, inner) = tokio::io::duplex(64 * 1024);
+        let far = Meanwhile {
+            inner,
+            act: act.clone(),
+        };
+        let client = world.client("client");
+        let (near, far) = tokio::join!(client.connect(near), acceptor.accept(far));
+        let (_near, mut far) = (near.unwrap(), far.unwrap());
+        let lease = far.peer().lease().clone();
+        let server = world.server.clone();
+        let next = world.domain.svid("server", 3000);
+        let trust = if takes_away {
+            bundles(&[&Domain::new("other")])
+        } else {
+            bundles(&[&world.domain, &Domain::new("other")])
+        };
+        // The connection has passed the gate and does not wait yet: whom the keeper wakes now is nobody.
+        *act.lock().unwrap() = Some(Box::new(move || {
+            let revision = server.publish([Arc::new(next)], trust).unwrap();
+            while lease.end().is_none() && lease.revision() < revision {
+                std::thread::yield_now();
+            }
+        }));
+        let mut byte = [0];
+        let mut context = Context::from_waker(Waker::noop());
+        let mut buffer = ReadBuf::new(&mut byte);
+        match Pin::new(&mut far).poll_read(&mut context, &mut buffer) {
+            Poll::Pending => assert!(!takes_away),
+            Poll::Ready(Err(error)) => {
+                assert!(takes_away && matches!(over(&error), LeaseEnd::Refused(_)));
+            }
+            Poll::Ready(Ok(())) => panic!("nothing was sent"),
+        }
+        assert!(act.lock().unwrap().is_none());
+    }
+}
+
+#[test]
+fn a_connection_whose_keeper_does_not_run_looks_by_itself() {
+    let expiry = |world: &World| world.clock.advance(Duration::from_secs(601));
+    let removal = |world: &World| world.publish(bundles(&[&Domain::new("other")]));
+    let renewal = |world: &World| world.publish(world.renewed());
+    let rotation = |world: &World| world.publish(bundles(&[&world.domain]));
+    type Strike<'s> = (&'s dyn Fn(&World), bool);
+    let strikes: [Strike<'_>; 4] = [
+        (&expiry, true),
+        (&removal, true),
+        (&renewal, false),
+        (&rotation, false),
+    ];
+    for (strike, ends) in strikes {
+        for waited in [true, false] {
+            let world = World::new();
+            let acceptor = world.acceptor(policy("domain:east"), LeaseRules::cut());
+            // It lives to the end of the test, and nobody drives it any more.
+            let idle = runtime();
+            let (mut far, mut near) = idle.block_on(async {
+                let open = world.open("client", &acceptor).await;
+                settle().await;
+                open
+            });
+            runtime().block_on(async {
+                reads(&mut near, &mut far).await.unwrap();
+                if waited {
+                    assert!(poll_read(&mut far, &mut [0]).is_pending());
+                }
+                strike(&world);
+                let mut read = 0;
+                let mut failed = None;
+                while read < 64 && failed.is_none() {
+                    failed = reads(&mut near, &mut far).await.err();
+                    read += usize::from(failed.is_none());
+                }
+                assert_eq!(failed.is_some(), ends);
+                // Who has waited reads not a byte; who never waits is stopped soon.
+                assert!(
+                    !ends || if waited { read == 0 } else { read <= 32 },
+                    "{read}"
+                );
+            });
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_is_not_used_is_cut_after_a_second_and_never_reported() {
+    for (rules, cuts) in [(LeaseRules::cut(), true), (LeaseRules::report(), false)] {
+        let world = World::new();
+        let acceptor = world.acceptor(policy("domain:east"), rules);
+        let (mut far, mut near) = world.open("client", &acceptor).await;
+        settle().await;
+        let unused = async || {
+            settle().await;
+            world.clock.advance(Duration::from_secs(1));
+            settle().await;
+        };
+        // Only the chain can tell.
+        world.publish(world.renewed());
+        settle().await;
+        assert_eq!(far.peer().lease().end(), None);
+        unused().await;
+        if cuts {
+            assert_eq!(far.peer().lease().end(), Some(LeaseEnd::NotJudged));
+            assert!(reads(&mut near, &mut far).await.is_err());
+            continue;
+        }
+        assert_eq!(far.peer().lease().end(), None);
+        reads(&mut near, &mut far).await.unwrap();
+        assert_eq!(far.peer().lease().end(), None);
+        world.publish(bundles(&[&Domain::new("east")]));
+        unused().await;
+        assert_eq!(far.peer().lease().end(), None);
+        reads(&mut near, &mut far).await.unwrap();
+        let end = far.peer().lease().end();
+        assert!(matches!(end, Some(LeaseEnd::Refused(_))), "{end:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_grace_without_end_drains_and_never_cuts() {
+    let world = World::new();
+    let terms = Terms::new(policy("domain:east"));
+    let forever = LeaseRules::drain(Duration::MAX, Duration::MAX);
+    let acceptor = world.acceptor(terms.clone(), forever);
+    // The first slot of a spread is its beginning.
+    let (mut far, mut near) = world.open("client", &acceptor).await;
+    let (other, _near) = world.open("client", &acceptor).await;
+    terms.authorize(policy("domain:other"));
+    let end = far.peer().lease().over().await;
+    assert!(matches!(end, LeaseEnd::Refused(_)));
+    for _ in 0..3 {
+        world.clock.advance(Duration::from_secs(100 * 365 * 86_400));
+        settle().await;
+        reads(&mut near, &mut far).await.unwrap();
+    }
+    assert!(other.peer().lease().end().is_some());
+    let mut over = pin!(other.peer().lease().over());
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(over.as_mut().poll(&mut context).is_pending());
 }
