@@ -88,6 +88,7 @@ fn the_page_of_limits_has_the_values_of_the_constants() {
         spiffe_tls::DEFAULT_GRACE, "time from there to the cut";
         spiffe_tls::MAX_REMEMBERED_CHAINS, "verified chains that a configuration remembers";
         spiffe_tls::MAX_TICKETS_TRIED, "tickets of one hello that a server looks at";
+        spiffe_tls::MAX_AUTHORITY_HINT_BYTES, "bytes of authorities' names that a server tells its clients";
         spiffe_tls::MAX_DESTINATIONS, "destinations of which a connector keeps sessions";
         spiffe_tls::MAX_SESSIONS_PER_DESTINATION, "sessions kept for one destination";
         spiffe_tls::reqwest::MAX_CLIENTS, "destinations of which a reqwest client keeps connections";

@@ -13,12 +13,15 @@ use spiffe_core::verify::{PeerRole, X509Limits};
 use spiffe_core::{Clock, Source, X509Svid};
 
 use crate::asked::Asked;
-use crate::handshake::{Acceptor, Connector, End};
+#[cfg(any(feature = "quinn", feature = "reqwest"))]
+use crate::handshake::End;
+use crate::handshake::{Acceptor, Connector};
 use crate::lease::LeaseRules;
 use crate::making::{Base, Judging, Own, Settings};
 use crate::material::{Choice, Svids};
 use crate::modes::{
-    NoPeer, ShowsNothing, ShowsSvid, ShowsWebCertificate, SpiffePeer, WebCertificate, WebPeer,
+    ClientShows, NoPeer, ServerShows, Shown, ShowsNothing, ShowsSvid, ShowsWebCertificate,
+    SpiffePeer, WebCertificate, WebPeer,
 };
 use crate::terms::Terms;
 #[cfg(feature = "aws-lc-rs")]
@@ -113,85 +116,12 @@ impl Mtls {
     pub fn new(source: &(impl Source + ?Sized), terms: impl Into<Terms>) -> Self {
         Self::of(ShowsSvid::of(source), SpiffePeer::of(source, terms))
     }
-
-    /// The server's side.
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError`].
-    pub fn acceptor(self) -> Result<Acceptor, ConfigError> {
-        self.acceptor_of(Own::Svid)
-    }
-
-    /// The client's side.
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError`].
-    pub fn connector(self) -> Result<Connector, ConfigError> {
-        self.connector_of(Own::Svid)
-    }
-
-    /// A plain rustls configuration for the server's side that follows the source for as long as it lives. Each
-    /// handshake uses what is current and is a full one; deadlines are the caller's to set, and connections have no
-    /// lease.
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError`].
-    pub fn server_config(self) -> Result<Arc<ServerConfig>, ConfigError> {
-        self.server_config_of(Own::Svid)
-    }
-
-    /// A plain rustls configuration for the client's side, likewise. The server name given to rustls means nothing:
-    /// the peer is known by its SPIFFE ID, and no name is sent.
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError`].
-    pub fn client_config(self) -> Result<Arc<ClientConfig>, ConfigError> {
-        self.client_config_of(Own::Svid)
-    }
-
-    /// A plain configuration, and what is needed to keep leases on the connections that others make of it.
-    #[cfg(feature = "quinn")]
-    pub(crate) fn bare_server(self) -> Result<(End, Arc<ServerConfig>), ConfigError> {
-        let own = Own::Svid(self.own);
-        let judging = Judging::new(self.settings, own, self.peer, PeerRole::Client)?;
-        Ok((judging.end(), judging.server(false)?))
-    }
-
-    /// The same for the client's side.
-    #[cfg(any(feature = "quinn", feature = "reqwest"))]
-    pub(crate) fn bare_client(self) -> Result<(End, Arc<ClientConfig>), ConfigError> {
-        let own = Own::Svid(self.own);
-        let judging = Judging::new(self.settings, own, self.peer, PeerRole::Server)?;
-        Ok((judging.end(), judging.client(false, None)?))
-    }
 }
 
 impl TlsClient {
     /// Clients that let in the servers that `terms` allow, by the bundles of `source`, whose SVIDs are not shown.
     pub fn new(source: &(impl Source + ?Sized), terms: impl Into<Terms>) -> Self {
         Self::of(ShowsNothing { _private: () }, SpiffePeer::of(source, terms))
-    }
-
-    /// The client, which shows nothing; a server that asks for a certificate gets none.
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError`].
-    pub fn connector(self) -> Result<Connector, ConfigError> {
-        self.connector_of(|_| Own::Nothing)
-    }
-
-    /// A plain rustls configuration, as that of [`Mtls`].
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError`].
-    pub fn client_config(self) -> Result<Arc<ClientConfig>, ConfigError> {
-        self.client_config_of(|_| Own::Nothing)
     }
 }
 
@@ -213,9 +143,8 @@ impl TlsServer {
         let publisher = self.own.publisher.clone();
         let own = Own::Svid(self.own);
         let ready = base.derive(&publisher, &own, None)?;
-        let resolver = base.server_resolver(&own, &ready, false)?;
-        let config = base.server(WebPkiClientVerifier::no_client_auth(), resolver)?;
-        Ok(base.finished_server(config))
+        let recipe = base.server(&own, &ready, false)?;
+        Ok(recipe.make(WebPkiClientVerifier::no_client_auth()))
     }
 }
 
@@ -259,24 +188,6 @@ impl MtlsWebServer {
         let own = ShowsWebCertificate { certificate };
         Self::of(own, SpiffePeer::of(source, terms))
     }
-
-    /// The server.
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError`], also where the certificate and its key do not fit each other.
-    pub fn acceptor(self) -> Result<Acceptor, ConfigError> {
-        self.acceptor_of(|own| Own::Web(own.certificate))
-    }
-
-    /// A plain rustls configuration, as that of [`Mtls`].
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError`], also where the certificate and its key do not fit each other.
-    pub fn server_config(self) -> Result<Arc<ServerConfig>, ConfigError> {
-        self.server_config_of(|own| Own::Web(own.certificate))
-    }
 }
 
 impl ShowsSvid {
@@ -295,6 +206,7 @@ impl SpiffePeer {
             terms: terms.into(),
             limits: X509Limits::default(),
             lease_rules: LeaseRules::default(),
+            hints: false,
         }
     }
 }
@@ -477,32 +389,91 @@ impl<O> Tls<O, SpiffePeer> {
         self
     }
 
-    fn acceptor_of(self, own: impl FnOnce(O) -> Own) -> Result<Acceptor, ConfigError> {
-        let judging = Judging::new(self.settings, own(self.own), self.peer, PeerRole::Client)?;
-        Ok(Acceptor::new(judging.end(), judging.server(true)?))
+    /// A configuration in the making; `peers` is the role in which the other side presents itself.
+    fn judging(self, peers: PeerRole) -> Result<Judging, ConfigError>
+    where
+        O: Into<Shown>,
+    {
+        Judging::new(self.settings, self.own.into().0, self.peer, peers)
+    }
+}
+
+/// A server whose clients have a SPIFFE ID.
+impl<O: ServerShows> Tls<O, SpiffePeer> {
+    /// Tells clients of an acceptor the names of the authorities that may vouch for them, so that those with several SVIDs can
+    /// choose: RFC 8446 §4.2.4, RFC 5246 §7.4.4. Off unless this is called, since whoever connects learns of which trust
+    /// domains there are authorities here.
+    ///
+    /// They are the names in the bundles of trust domains of which the terms [may allow](spiffe_core::Authorizer::may_allow)
+    /// somebody, without tainted authorities where those are refused; both are asked when a revision arrives or the terms
+    /// change. Every handshake carries them. Where they have more than [`MAX_AUTHORITY_HINT_BYTES`] none is sent, and an
+    /// event at WARN says so.
+    ///
+    /// [`MAX_AUTHORITY_HINT_BYTES`]: crate::MAX_AUTHORITY_HINT_BYTES
+    #[must_use]
+    pub fn send_authority_hints(mut self) -> Self {
+        self.peer.hints = true;
+        self
     }
 
-    fn connector_of(self, own: impl FnOnce(O) -> Own) -> Result<Connector, ConfigError> {
-        let judging = Judging::new(self.settings, own(self.own), self.peer, PeerRole::Server)?;
+    /// The server's side.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`], also where a Web PKI certificate and its key do not fit each other.
+    pub fn acceptor(self) -> Result<Acceptor, ConfigError> {
+        let judging = self.judging(PeerRole::Client)?;
+        Ok(Acceptor::new(judging.end(), judging.served()?))
+    }
+
+    /// A plain rustls configuration for the server's side that follows the source for as long as it lives. Each
+    /// handshake uses what is current and is a full one; deadlines are the caller's to set, and connections have no
+    /// lease.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`], also where a Web PKI certificate and its key do not fit each other.
+    pub fn server_config(self) -> Result<Arc<ServerConfig>, ConfigError> {
+        self.judging(PeerRole::Client)?.server()
+    }
+
+    /// A plain configuration, and what is needed to keep leases on the connections that others make of it.
+    #[cfg(feature = "quinn")]
+    pub(crate) fn bare_server(self) -> Result<(End, Arc<ServerConfig>), ConfigError> {
+        let judging = self.judging(PeerRole::Client)?;
+        Ok((judging.end(), judging.server()?))
+    }
+}
+
+/// A client whose servers have a SPIFFE ID. One that shows nothing gives a server that asks for a certificate none.
+impl<O: ClientShows> Tls<O, SpiffePeer> {
+    /// The client's side.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`].
+    pub fn connector(self) -> Result<Connector, ConfigError> {
+        let judging = self.judging(PeerRole::Server)?;
         let sessions = judging.sessions();
         let config = judging.client(true, sessions.clone())?;
         Ok(Connector::new(judging.end(), config, sessions))
     }
 
-    fn server_config_of(
-        self,
-        own: impl FnOnce(O) -> Own,
-    ) -> Result<Arc<ServerConfig>, ConfigError> {
-        let judging = Judging::new(self.settings, own(self.own), self.peer, PeerRole::Client)?;
-        judging.server(false)
+    /// A plain rustls configuration for the client's side, as [`server_config`](Self::server_config) is for the server's.
+    /// The server name given to rustls means nothing: the peer is known by its SPIFFE ID, and no name is sent.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`].
+    pub fn client_config(self) -> Result<Arc<ClientConfig>, ConfigError> {
+        self.judging(PeerRole::Server)?.client(false, None)
     }
 
-    fn client_config_of(
-        self,
-        own: impl FnOnce(O) -> Own,
-    ) -> Result<Arc<ClientConfig>, ConfigError> {
-        let judging = Judging::new(self.settings, own(self.own), self.peer, PeerRole::Server)?;
-        judging.client(false, None)
+    /// As [`bare_server`](Self::bare_server), for the client's side.
+    #[cfg(any(feature = "quinn", feature = "reqwest"))]
+    pub(crate) fn bare_client(self) -> Result<(End, Arc<ClientConfig>), ConfigError> {
+        let judging = self.judging(PeerRole::Server)?;
+        Ok((judging.end(), judging.client(false, None)?))
     }
 }
 
@@ -520,6 +491,12 @@ pub enum ConfigError {
         "the cryptography provider has no post-quantum key exchange, which this configuration requires"
     )]
     NoPostQuantum,
+    /// [`Tls::send_authority_hints`] was asked of something else than an acceptor.
+    #[error(
+        "only an acceptor sends authority hints: connectors send none, and a plain configuration would go on sending \
+         those of today"
+    )]
+    AuthorityHints,
     /// The provider's randomness failed.
     #[error("the cryptography provider has no randomness to give")]
     NoRandomness,

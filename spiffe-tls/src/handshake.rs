@@ -8,12 +8,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, CommonState, HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls::{ClientConfig, CommonState, HandshakeKind, ProtocolVersion};
 use spiffe_core::snapshot::Derived;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 
 use crate::error::HandshakeError;
+use crate::hints::Served;
 use crate::judge::Judged;
 use crate::keeper::Keeper;
 use crate::lease::Granted;
@@ -34,12 +35,12 @@ use crate::stream::TlsStream;
 #[derive(Clone, Debug)]
 pub struct Acceptor {
     end: End,
-    config: Arc<ServerConfig>,
+    served: Served,
 }
 
 impl Acceptor {
-    pub(crate) fn new(end: End, config: Arc<ServerConfig>) -> Self {
-        Self { end, config }
+    pub(crate) fn new(end: End, served: Served) -> Self {
+        Self { end, served }
     }
 
     /// Performs the server's handshake over any transport.
@@ -56,7 +57,7 @@ impl Acceptor {
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let mut scene = Some(Box::default());
-        let accepting = tokio_rustls::TlsAcceptor::from(self.config.clone()).accept(transport);
+        let accepting = tokio_rustls::TlsAcceptor::from(self.served.config()).accept(transport);
         let stream = self.end.run(&mut scene, accepting).await?;
         self.end.finish(scene, stream.into(), false)
     }

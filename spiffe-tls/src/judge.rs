@@ -8,7 +8,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use spiffe_core::snapshot::{Revision, Snapshot};
 use spiffe_core::verify::{PeerRole, VerifiedX509, X509Verifier};
-use spiffe_core::{Clock, Denied, PeerFacts, Publisher, Timestamp};
+use spiffe_core::{Clock, Denied, PeerFacts, Publisher, Timestamp, TrustDomainRef};
 
 use crate::digest::{Digest, Sha256};
 use crate::error::{Refusal, RefusalReason};
@@ -193,6 +193,12 @@ impl Judge {
     fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Asks the authorizer whether it may let in anybody of a trust domain. One that panics lets in nobody.
+pub(crate) fn may_allow(terms: &InForce, trust_domain: TrustDomainRef<'_>) -> bool {
+    let ask = AssertUnwindSafe(|| terms.authorizer.may_allow(trust_domain));
+    catch_unwind(ask).unwrap_or(false)
 }
 
 /// Asks the authorizer about a verified peer. One that panics has allowed nothing, and stops nobody else from being judged.

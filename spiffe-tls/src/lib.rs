@@ -51,6 +51,7 @@ mod error;
 #[cfg(any(feature = "hyper", feature = "reqwest"))]
 mod generation;
 mod handshake;
+mod hints;
 #[cfg(feature = "hyper")]
 pub mod hyper;
 mod judge;
@@ -84,6 +85,7 @@ pub use config::{
 };
 pub use error::{HandshakeError, LeaseOver, PeerRefused, Refusal, RefusalReason};
 pub use handshake::{Acceptor, Connector};
+pub use hints::MAX_AUTHORITY_HINT_BYTES;
 pub use judge::MAX_REMEMBERED_CHAINS;
 pub use lease::{DEFAULT_GRACE, DEFAULT_SPREAD, Lease, LeaseEnd, LeaseRules, Shown};
 pub use listener::{Listener, MAX_CONCURRENT_HANDSHAKES};

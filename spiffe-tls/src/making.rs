@@ -7,9 +7,10 @@ use std::time::Duration;
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::UnixTime;
-use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::time_provider::TimeProvider;
-use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
+use rustls::{ClientConfig, ConfigBuilder, ServerConfig, SupportedProtocolVersion, WantsVerifier};
 use spiffe_core::snapshot::{Derived, Rejection};
 use spiffe_core::verify::{PeerRole, X509Verifier};
 use spiffe_core::{Clock, Publisher, SystemClock, X509Svid};
@@ -17,6 +18,7 @@ use spiffe_core::{Clock, Publisher, SystemClock, X509Svid};
 use crate::config::{ConfigError, DEFAULT_HANDSHAKE_TIMEOUT};
 use crate::digest::{Digest, Sha256};
 use crate::handshake::End;
+use crate::hints::Served;
 use crate::judge::Judge;
 use crate::keeper::Keeper;
 use crate::lease::LeaseRules;
@@ -149,7 +151,7 @@ impl Base {
         })
     }
 
-    pub(crate) fn server_resolver(
+    fn server_resolver(
         &self,
         own: &Own,
         ready: &Derived<Ready>,
@@ -163,23 +165,22 @@ impl Base {
         }
     }
 
+    /// What a server's configuration is made of.
     pub(crate) fn server(
         &self,
-        verifier: Arc<dyn rustls::server::danger::ClientCertVerifier>,
-        resolver: Arc<dyn ResolvesServerCert>,
-    ) -> Result<ServerConfig, ConfigError> {
-        let mut config = ServerConfig::builder_with_details(self.provider.clone(), self.time())
+        own: &Own,
+        ready: &Derived<Ready>,
+        is_ours: bool,
+    ) -> Result<ServerRecipe, ConfigError> {
+        let builder = ServerConfig::builder_with_details(self.provider.clone(), self.time())
             .with_protocol_versions(&self.versions)
-            .map_err(ConfigError::Provider)?
-            .with_client_cert_verifier(verifier)
-            .with_cert_resolver(resolver);
-        // Whoever does not judge a resumed peer must not resume: the verifier is not asked, and a peer whose trust was
-        // withdrawn would come back on its session.
-        config.send_tls13_tickets = 0;
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.alpn_protocols.clone_from(&self.settings.alpn);
-        config.max_fragment_size = self.settings.max_fragment_size;
-        Ok(config)
+            .map_err(ConfigError::Provider)?;
+        Ok(ServerRecipe {
+            builder,
+            resolver: self.server_resolver(own, ready, is_ours)?,
+            ticketer: None,
+            settings: self.settings.clone(),
+        })
     }
 
     pub(crate) fn client(
@@ -206,13 +207,6 @@ impl Base {
         Ok(config)
     }
 
-    pub(crate) fn finished_server(&self, mut config: ServerConfig) -> Arc<ServerConfig> {
-        if let Some(adjust) = &self.settings.adjust_server {
-            adjust(&mut config);
-        }
-        Arc::new(config)
-    }
-
     pub(crate) fn finished_client(&self, mut config: ClientConfig) -> Arc<ClientConfig> {
         if let Some(adjust) = &self.settings.adjust_client {
             adjust(&mut config);
@@ -225,6 +219,43 @@ impl Base {
     }
 }
 
+/// What a server's configuration is made of, but for the verifier of its peers. The names that clients are told
+/// are the verifier's, so an acceptor that tells some has a configuration for each set of them.
+pub(crate) struct ServerRecipe {
+    builder: ConfigBuilder<ServerConfig, WantsVerifier>,
+    resolver: Arc<dyn ResolvesServerCert>,
+    /// Makes tickets, where sessions are resumed.
+    ticketer: Option<Arc<dyn ProducesTickets>>,
+    settings: Settings,
+}
+
+impl ServerRecipe {
+    pub(crate) fn make(&self, verifier: Arc<dyn ClientCertVerifier>) -> Arc<ServerConfig> {
+        let builder = self.builder.clone().with_client_cert_verifier(verifier);
+        let mut config = builder.with_cert_resolver(self.resolver.clone());
+        // Whoever does not judge a resumed peer must not resume: the verifier is not asked, and a peer whose trust was
+        // withdrawn would come back on its session.
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        if let Some(ticketer) = &self.ticketer {
+            config.ticketer = ticketer.clone();
+            config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
+        }
+        config.alpn_protocols.clone_from(&self.settings.alpn);
+        config.max_fragment_size = self.settings.max_fragment_size;
+        if let Some(adjust) = &self.settings.adjust_server {
+            adjust(&mut config);
+        }
+        Arc::new(config)
+    }
+}
+
+impl fmt::Debug for ServerRecipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerRecipe").finish_non_exhaustive()
+    }
+}
+
 /// A configuration whose peers are judged, in the making.
 pub(crate) struct Judging {
     base: Base,
@@ -233,6 +264,7 @@ pub(crate) struct Judging {
     judge: Arc<Judge>,
     namespaces: Arc<Namespaces>,
     lease_rules: LeaseRules,
+    sends_hints: bool,
 }
 
 impl Judging {
@@ -267,22 +299,40 @@ impl Judging {
             judge,
             namespaces,
             lease_rules: peer.lease_rules,
+            sends_hints: peer.hints,
         })
     }
 
-    pub(crate) fn server(&self, is_ours: bool) -> Result<Arc<ServerConfig>, ConfigError> {
-        let resolver = self.base.server_resolver(&self.own, &self.ready, is_ours)?;
+    /// A plain configuration.
+    pub(crate) fn server(&self) -> Result<Arc<ServerConfig>, ConfigError> {
+        self.without_hints()?;
+        let recipe = self.base.server(&self.own, &self.ready, false)?;
+        Ok(recipe.make(self.verifier(false)))
+    }
+
+    /// What our acceptor serves by.
+    pub(crate) fn served(&self) -> Result<Served, ConfigError> {
         #[cfg_attr(
             not(feature = "aws-lc-rs"),
             expect(unused_mut, reason = "tickets need it")
         )]
-        let mut config = self.base.server(self.verifier(is_ours), resolver)?;
+        let mut recipe = self.base.server(&self.own, &self.ready, true)?;
         #[cfg(feature = "aws-lc-rs")]
-        if is_ours && self.base.settings.resumption {
-            config.ticketer = self.ticketer()?;
-            config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
+        if self.base.settings.resumption {
+            recipe.ticketer = Some(self.ticketer()?);
         }
-        Ok(self.base.finished_server(config))
+        if self.sends_hints {
+            Ok(Served::hinting(recipe, &self.judge)?)
+        } else {
+            Ok(Served::Same(recipe.make(self.verifier(true))))
+        }
+    }
+
+    fn without_hints(&self) -> Result<(), ConfigError> {
+        if self.sends_hints {
+            return Err(ConfigError::AuthorityHints);
+        }
+        Ok(())
     }
 
     /// The configuration, for our connector with this place for sessions.
@@ -291,6 +341,7 @@ impl Judging {
         is_ours: bool,
         sessions: Option<Arc<ClientSessions>>,
     ) -> Result<Arc<ClientConfig>, ConfigError> {
+        self.without_hints()?;
         let verifier = self.verifier(is_ours);
         let mut config = self
             .base
@@ -342,10 +393,7 @@ impl Judging {
     }
 
     fn verifier(&self, is_ours: bool) -> Arc<PeerVerifier> {
-        Arc::new(PeerVerifier {
-            judge: self.judge.clone(),
-            is_ours,
-        })
+        Arc::new(PeerVerifier::new(self.judge.clone(), is_ours))
     }
 }
 
@@ -380,7 +428,6 @@ impl fmt::Debug for Settings {
 }
 
 /// Each connection takes one session and leaves one. A ticket carries the client's chain, so more of them cost.
-#[cfg(feature = "aws-lc-rs")]
 const TICKETS_PER_HANDSHAKE: usize = 1;
 
 /// The provider with nothing but hybrid key exchange, and the one version that has it.

@@ -22,6 +22,7 @@ use spiffe_core::key::PrivateKey;
 use spiffe_core::verify::X509Limits;
 
 use crate::lease::LeaseRules;
+use crate::making::Own;
 use crate::material::Svids;
 use crate::terms::Terms;
 
@@ -51,6 +52,7 @@ pub struct SpiffePeer {
     pub(crate) terms: Terms,
     pub(crate) limits: X509Limits,
     pub(crate) lease_rules: LeaseRules,
+    pub(crate) hints: bool,
 }
 
 /// The peer, a server, proves a DNS name or an address by a Web PKI certificate.
@@ -63,6 +65,39 @@ pub struct WebPeer {
 #[derive(Clone, Copy, Debug)]
 pub struct NoPeer {
     pub(crate) _private: (),
+}
+
+/// What a client can show to a server with a SPIFFE ID: an X509-SVID, or nothing.
+pub trait ClientShows: Into<Shown> {}
+
+/// What a server can show to a client with a SPIFFE ID: an X509-SVID, or a Web PKI certificate.
+pub trait ServerShows: Into<Shown> {}
+
+impl ClientShows for ShowsSvid {}
+impl ClientShows for ShowsNothing {}
+impl ServerShows for ShowsSvid {}
+impl ServerShows for ShowsWebCertificate {}
+
+/// What one side shows, whichever it is.
+#[derive(Debug)]
+pub struct Shown(pub(crate) Own);
+
+impl From<ShowsSvid> for Shown {
+    fn from(own: ShowsSvid) -> Self {
+        Self(Own::Svid(own))
+    }
+}
+
+impl From<ShowsNothing> for Shown {
+    fn from(_: ShowsNothing) -> Self {
+        Self(Own::Nothing)
+    }
+}
+
+impl From<ShowsWebCertificate> for Shown {
+    fn from(own: ShowsWebCertificate) -> Self {
+        Self(Own::Web(own.certificate))
+    }
 }
 
 /// A certificate by which a server is known to clients of the Web PKI.

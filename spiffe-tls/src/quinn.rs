@@ -1,9 +1,26 @@
-//! QUIC with SPIFFE mutual TLS, by quinn: feature `quinn`.
+//! QUIC with SPIFFE TLS, by quinn: feature `quinn`.
 //!
 //! [`Acceptor`] and [`Connector`] perform handshakes on quinn's endpoints, which the caller opens, and hand out a
 //! [`Connection`] that knows its [`Peer`]. TLS 1.3 only, and each handshake is a full one: QUIC resumes sessions before
 //! anybody could judge their peer, so resumption and 0-RTT are off. This feature brings AWS-LC, for quinn's own
 //! packets.
+//!
+//! The peer always has a SPIFFE ID, since without one there is nothing to hold a lease on. A server that asks its clients for
+//! nothing needs no acceptor of this module: quinn takes the plain configuration of a [`TlsServer`](crate::TlsServer),
+//! which rotates by itself.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use spiffe_tls::quinn::quinn::{self, crypto::rustls::QuicServerConfig};
+//! use spiffe_tls::rustls::version::TLS13;
+//! use spiffe_tls::{Publisher, TlsServer};
+//!
+//! # fn example(source: Publisher) -> Result<(), Box<dyn std::error::Error>> {
+//! let tls = TlsServer::new(&source).versions(&[&TLS13]).alpn([b"hello"]).server_config()?;
+//! let config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # How a connection ends
 //!
@@ -48,10 +65,11 @@ use spiffe_core::svid::X509Chain;
 
 pub use quinn;
 
-use crate::config::{ConfigError, Mtls};
+use crate::config::{ConfigError, Tls};
 use crate::error::{HandshakeError, LeaseOver, PeerRefused};
 use crate::handshake::{End, unproven};
 use crate::lease::{Granted, Lease, LeaseEnd, Turn};
+use crate::modes::{ClientShows, ServerShows, SpiffePeer};
 use crate::peer::Peer;
 use crate::stream::Guard;
 
@@ -70,13 +88,14 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// An acceptor of this configuration, which must name an application protocol (`Mtls::alpn`) that clients offer.
+    /// An acceptor of this configuration, an [`Mtls`](crate::Mtls) or an [`MtlsWebServer`](crate::MtlsWebServer), which must
+    /// name an application protocol ([`Tls::alpn`]) that clients offer.
     ///
     /// # Errors
     ///
     /// [`ConfigError`].
-    pub fn new(mtls: Mtls) -> Result<Self, ConfigError> {
-        let (end, tls) = mtls.versions(&[&rustls::version::TLS13]).bare_server()?;
+    pub fn new(config: Tls<impl ServerShows, SpiffePeer>) -> Result<Self, ConfigError> {
+        let (end, tls) = config.versions(&[&rustls::version::TLS13]).bare_server()?;
         let crypto = QuicServerConfig::try_from(tls.clone()).map_err(no_suite)?;
         Ok(Self {
             end,
@@ -143,13 +162,14 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// A connector of this configuration, which must name an application protocol (`Mtls::alpn`) that servers know.
+    /// A connector of this configuration, an [`Mtls`](crate::Mtls) or a [`TlsClient`](crate::TlsClient), which must name an
+    /// application protocol ([`Tls::alpn`]) that servers know.
     ///
     /// # Errors
     ///
     /// [`ConfigError`].
-    pub fn new(mtls: Mtls) -> Result<Self, ConfigError> {
-        let (end, tls) = mtls.versions(&[&rustls::version::TLS13]).bare_client()?;
+    pub fn new(config: Tls<impl ClientShows, SpiffePeer>) -> Result<Self, ConfigError> {
+        let (end, tls) = config.versions(&[&rustls::version::TLS13]).bare_client()?;
         QuicClientConfig::try_from(tls.clone()).map_err(no_suite)?;
         Ok(Self {
             end,
@@ -237,7 +257,9 @@ async fn finish(
             HandshakeError::Refused(refusal)
         })?;
     let revision = judged.revision;
-    let own = shown.get().map(|key| own(key)).transpose()?;
+    // A certificate of the Web PKI is nobody's SPIFFE ID.
+    let shown = shown.get().filter(|_| end.shows_svid);
+    let own = shown.map(|key| own(key)).transpose()?;
     let granted = Granted {
         judged,
         own,

@@ -1,4 +1,4 @@
-//! reqwest over SPIFFE mutual TLS: feature `reqwest`.
+//! reqwest over SPIFFE TLS, mutual or with a client that shows nothing: feature `reqwest`.
 //!
 //! [`Client`] hands out and drives [`reqwest::Client`]s. reqwest makes its connections by itself, from a plain rustls
 //! configuration, so they are not ours to close, and no session is resumed. What holds instead: each handshake judges
@@ -44,12 +44,13 @@ use tokio::task::AbortHandle;
 
 pub use reqwest;
 
-use crate::config::{ConfigError, Mtls};
+use crate::config::{ConfigError, Tls};
 use crate::digest::Digest;
 use crate::error::LeaseOver;
 use crate::generation::Generation;
 use crate::handshake::End;
 use crate::lease::{Granted, Lease, LeaseEnd, Turn};
+use crate::modes::{ClientShows, SpiffePeer};
 use crate::stream::Guard;
 use crate::verifier::PeerVerifier;
 
@@ -87,14 +88,15 @@ struct Pool {
 }
 
 impl Client {
-    /// A client with reqwest's defaults, for `https` only. Give [`ALPN`](crate::hyper::ALPN)'s protocols to the
+    /// A client with reqwest's defaults, for `https` only, of an [`Mtls`](crate::Mtls) or a [`TlsClient`](crate::TlsClient).
+    /// Give [`ALPN`](crate::hyper::ALPN)'s protocols to the
     /// configuration, or HTTP/1.1 is spoken.
     ///
     /// # Errors
     ///
     /// [`ConfigError`].
-    pub fn new(mtls: Mtls) -> Result<Self, ConfigError> {
-        Self::build(mtls, |builder| builder)
+    pub fn new(config: Tls<impl ClientShows, SpiffePeer>) -> Result<Self, ConfigError> {
+        Self::build(config, |builder| builder)
     }
 
     /// The same with further settings, which are applied to every `reqwest::Client` that is made. Those about TLS have
@@ -104,10 +106,10 @@ impl Client {
     ///
     /// [`ConfigError`].
     pub fn build(
-        mtls: Mtls,
+        config: Tls<impl ClientShows, SpiffePeer>,
         set: impl Fn(ClientBuilder) -> ClientBuilder + Send + Sync + 'static,
     ) -> Result<Self, ConfigError> {
-        let (end, tls) = mtls.bare_client()?;
+        let (end, tls) = config.bare_client()?;
         Ok(Self {
             shared: Arc::new(Shared {
                 end,
@@ -216,10 +218,7 @@ impl Shared {
         });
         let mut tls = ClientConfig::clone(&self.tls);
         tls.dangerous().set_certificate_verifier(Arc::new(Leasing {
-            verifier: PeerVerifier {
-                judge: self.end.keeper.judge.clone(),
-                is_ours: false,
-            },
+            verifier: PeerVerifier::new(self.end.keeper.judge.clone(), false),
             leases: leases.clone(),
         }));
         let client = (self.set)(reqwest::Client::builder())

@@ -22,9 +22,20 @@ pub(crate) struct PeerVerifier {
     /// Whether an acceptor or connector of ours drives the handshake. A plain configuration may be at work inside the
     /// transport of one, on the same thread, and its verdict is about another peer.
     pub(crate) is_ours: bool,
+    /// The names of authorities that clients are told. They tell every caller which trust domains are known here, so there
+    /// are some only where that is asked for.
+    pub(crate) hints: Vec<DistinguishedName>,
 }
 
 impl PeerVerifier {
+    pub(crate) fn new(judge: Arc<Judge>, is_ours: bool) -> Self {
+        Self {
+            judge,
+            is_ours,
+            hints: Vec::new(),
+        }
+    }
+
     /// Verifies, then authorises, and leaves the verdict for our acceptor or connector if that drives the handshake.
     fn judge(
         &self,
@@ -135,8 +146,7 @@ impl ServerCertVerifier for PeerVerifier {
 
 impl ClientCertVerifier for PeerVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        // Names of authorities would tell every caller which trust domains are known here.
-        &[]
+        &self.hints
     }
 
     fn verify_client_cert(

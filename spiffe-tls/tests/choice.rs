@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::default_provider;
@@ -14,11 +14,13 @@ use rustls::{
     AlertDescription, ClientConfig, DistinguishedName, NamedGroup, RootCertStore,
     SignatureAlgorithm, SignatureScheme, SupportedProtocolVersion,
 };
+use spiffe_tls::spiffe_core::bundle::{X509Authorities, X509Authority};
 use spiffe_tls::spiffe_core::crypto::aws_lc_rs;
 use spiffe_tls::spiffe_core::key::SvidKey;
-use spiffe_tls::spiffe_core::{Rule, X509Svid};
+use spiffe_tls::spiffe_core::{BundleSet, Rule, X509Svid};
 use spiffe_tls::{
-    Acceptor, Asked, ConfigError, HandshakeError, Mtls, Policy, Publisher, TicketKeys, rustls,
+    Acceptor, Asked, ConfigError, Connector, HandshakeError, MAX_AUTHORITY_HINT_BYTES, Mtls,
+    Policy, Publisher, Terms, TicketKeys, rustls,
 };
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -232,6 +234,140 @@ async fn a_server_picks_by_the_authorities_that_its_client_knows() {
         let own = far.map(|far| far.peer().own_id().unwrap().clone());
         let domain = own.as_ref().map(|own| own.trust_domain().as_str());
         assert_eq!(domain.ok(), expected, "{known:?}", known = known.len());
+    }
+}
+
+/// A client with an SVID of each of these, which shows one whose authority the server knows, and what it was told.
+struct Told {
+    connector: Connector,
+    names: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Told {
+    fn new(of: &[&Domain], trusted: &Domain, clock: &HandClock, versions: Versions) -> Self {
+        let svids = of.iter().map(|domain| domain.svid("client", 600));
+        let source = Publisher::fixed(svids, bundles(&[trusted]));
+        let names = Arc::<Mutex<Vec<_>>>::default();
+        let told = names.clone();
+        let connector = mtls(&source, clock).versions(&[versions]);
+        let connector = connector.pick(move |svids, asked| {
+            *told.lock().unwrap() = asked.authorities().map(<[u8]>::to_vec).collect();
+            svids.iter().find(|svid| asked.accepts(svid))
+        });
+        Self {
+            connector: connector.connector().unwrap(),
+            names,
+        }
+    }
+
+    /// The names that it is told, and whom the server meets.
+    async fn by(&self, acceptor: &Acceptor) -> (Vec<Vec<u8>>, Option<String>) {
+        let (_, far) = shake(&self.connector, acceptor).await;
+        let met = far.ok().map(|far| far.peer().id().to_string());
+        (std::mem::take(&mut *self.names.lock().unwrap()), met)
+    }
+}
+
+fn ders(of: &[&Domain]) -> Vec<Vec<u8>> {
+    names(of)
+        .iter()
+        .map(|name| name.as_ref().to_vec())
+        .collect()
+}
+
+type Versions = &'static SupportedProtocolVersion;
+
+#[tokio::test]
+async fn a_server_tells_the_authorities_that_it_may_accept_if_it_is_asked_to() {
+    for version in VERSIONS {
+        let clock = HandClock::default();
+        let domains = ["east", "north", "west"].map(Domain::new);
+        let [east, north, west] = &domains;
+        let server = Publisher::fixed([east.svid("server", 600)], bundles(&[east, north, west]));
+        let terms = Terms::new(
+            "domain:east|prefix:spiffe://west/"
+                .parse::<Policy>()
+                .unwrap(),
+        );
+        let of = |terms: &Terms| Mtls::new(&server, terms.clone()).clock(Arc::new(clock.clone()));
+        let quiet = of(&terms).acceptor().unwrap();
+        let telling = of(&terms).send_authority_hints().acceptor().unwrap();
+        let client = Told::new(&[north, west], east, &clock, version);
+        let met = |id: &str| Some(id.to_owned());
+        // Nothing is told unless that is asked for; then the first SVID is as good as any, and here it is refused.
+        assert_eq!(client.by(&quiet).await, (vec![], None));
+        let known = (ders(&[east, west]), met("spiffe://west/client"));
+        assert_eq!(client.by(&telling).await, known);
+        // What is told follows the bundles, the terms, and own rotations change nothing.
+        let next = || [Arc::new(east.svid("server", 600))];
+        server
+            .publish(next(), bundles(&[east, north, west]))
+            .unwrap();
+        assert_eq!(client.by(&telling).await, known);
+        server.publish(next(), bundles(&[east, north])).unwrap();
+        assert_eq!(client.by(&telling).await, (ders(&[east]), None));
+        terms.authorize("id:spiffe://north/client".parse::<Policy>().unwrap());
+        let known = (ders(&[north]), met("spiffe://north/client"));
+        assert_eq!(client.by(&telling).await, known);
+        let tainted = X509Authority::from_der(north.certificate())
+            .unwrap()
+            .into_tainted();
+        let tainted = north
+            .bundle()
+            .with_x509_authorities([tainted].into_iter().collect::<X509Authorities>());
+        server
+            .publish(
+                next(),
+                [east.bundle(), tainted].into_iter().collect::<BundleSet>(),
+            )
+            .unwrap();
+        assert_eq!(client.by(&telling).await, known);
+        terms.refuse_tainted(true);
+        assert_eq!(client.by(&telling).await, (vec![], None));
+    }
+}
+
+#[tokio::test]
+async fn names_of_authorities_that_do_not_fit_a_handshake_are_not_told() {
+    let clock = HandClock::default();
+    let east = Domain::new("east");
+    // 270 bytes of name each.
+    let many: Vec<_> = (0..232)
+        .map(|number| Domain::new(&format!("{number:0>250}")))
+        .collect();
+    let terms = Terms::new(any());
+    let server = Publisher::new();
+    let acceptor = Mtls::new(&server, terms).clock(Arc::new(clock.clone()));
+    let acceptor = acceptor.send_authority_hints().acceptor().unwrap();
+    for (count, told) in [(1, 2), (220, 221), (232, 0), (220, 221)] {
+        let known: Vec<_> = many[..count].iter().chain([&east]).collect();
+        let svid = Arc::new(east.svid("server", 600));
+        server.publish([svid], bundles(&known)).unwrap();
+        for version in VERSIONS {
+            let client = Told::new(&[&east], &east, &clock, version);
+            let (names, met) = client.by(&acceptor).await;
+            let bytes = names.iter().map(|name| name.len() + 2).sum::<usize>();
+            assert_eq!((names.len(), met.is_some()), (told, true), "{count}");
+            assert!(bytes <= MAX_AUTHORITY_HINT_BYTES);
+        }
+    }
+}
+
+#[test]
+fn only_acceptors_tell_of_authorities() {
+    let (clock, east) = (HandClock::default(), Domain::new("east"));
+    let source = several(&east);
+    let telling = || mtls(&source, &clock).send_authority_hints();
+    assert!(telling().acceptor().is_ok());
+    for error in [
+        telling().server_config().map(drop),
+        telling().client_config().map(drop),
+        telling().connector().map(drop),
+    ] {
+        assert!(
+            matches!(error, Err(ConfigError::AuthorityHints)),
+            "{error:?}"
+        );
     }
 }
 

@@ -1,0 +1,214 @@
+//! quinn and reqwest in other configurations than mutual ones: a client that shows nothing, a server that shows a Web PKI
+//! certificate, and one that asks nobody. The mutual ones are held to one test with all other adapters elsewhere.
+#![cfg(all(feature = "quinn", feature = "reqwest"))]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::version::TLS13;
+use spiffe_tls::modes::WebCertificate;
+use spiffe_tls::quinn::quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use spiffe_tls::quinn::quinn::{ClientConfig, Endpoint, Incoming, ServerConfig};
+use spiffe_tls::quinn::{Acceptor, Connector, StreamError};
+use spiffe_tls::reqwest::Client;
+use spiffe_tls::reqwest::reqwest::{Method, Request, Url};
+use spiffe_tls::{
+    HandshakeError, LeaseRules, MtlsWebClient, MtlsWebServer, Policy, Publisher, TlsClient,
+    TlsServer, rustls,
+};
+use support::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+struct World {
+    clock: HandClock,
+    east: Domain,
+    /// Shows an SVID.
+    server: Publisher,
+    /// Knows bundles only.
+    client: Publisher,
+}
+
+impl World {
+    fn new() -> Self {
+        let east = Domain::new("east");
+        Self {
+            clock: HandClock::default(),
+            server: Publisher::fixed([east.svid("server", 600)], bundles(&[])),
+            client: Publisher::fixed([], bundles(&[&east])),
+            east,
+        }
+    }
+
+    fn tls_server(&self) -> TlsServer {
+        TlsServer::new(&self.server).clock(Arc::new(self.clock.clone()))
+    }
+
+    fn tls_client(&self) -> TlsClient {
+        TlsClient::new(&self.client, policy("domain:east"))
+            .clock(Arc::new(self.clock.clone()))
+            .lease_rules(LeaseRules::cut())
+    }
+}
+
+fn policy(text: &str) -> Policy {
+    text.parse().unwrap()
+}
+
+async fn settle() {
+    for _ in 0..40 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// quinn tells of a refusal in its own words.
+fn is_refusal(error: &HandshakeError, cause: &str) -> bool {
+    format!("{error:?}").contains(&format!("invalid peer certificate: {cause}"))
+}
+
+/// Says back what a peer of quinn's own says.
+async fn echo(incoming: Incoming) {
+    let connection = incoming.await.unwrap();
+    while let Ok((mut send, mut receive)) = connection.accept_bi().await {
+        let text = receive.read_to_end(100).await.unwrap();
+        send.write_all(&text).await.unwrap();
+        send.finish().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_quinn_client_that_shows_nothing_knows_its_server_and_keeps_a_lease_on_it() {
+    let world = World::new();
+    let tls = world.tls_server().versions(&[&TLS13]).alpn([b"hello"]);
+    let crypto = QuicServerConfig::try_from(tls.server_config().unwrap()).unwrap();
+    let server = Endpoint::server(ServerConfig::with_crypto(Arc::new(crypto)), ANY).unwrap();
+    let to = server.local_addr().unwrap();
+    let serving = tokio::spawn(async move {
+        while let Some(incoming) = server.accept().await {
+            tokio::spawn(echo(incoming));
+        }
+    });
+    let endpoint = Endpoint::client(ANY).unwrap();
+    let connector = Connector::new(world.tls_client().alpn([b"hello"])).unwrap();
+    let connection = connector.connect(&endpoint, to).await.unwrap();
+    assert_eq!(connection.peer().id().as_str(), "spiffe://east/server");
+    assert_eq!(connection.peer().own_id(), None);
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    send.write_all(b"hello").await.unwrap();
+    send.finish().unwrap();
+    assert_eq!(receive.read_to_end(100).await.unwrap(), b"hello");
+    world
+        .client
+        .publish([], bundles(&[&Domain::new("other")]))
+        .unwrap();
+    let error = connection.quic().closed().await;
+    assert!(error.to_string().contains("closed"), "{error}");
+    let error = connection.open_bi().await.map(drop).unwrap_err();
+    assert!(matches!(error, StreamError::LeaseOver(_)), "{error}");
+    let error = connector.connect(&endpoint, to).await.map(drop);
+    assert!(is_refusal(&error.unwrap_err(), "UnknownIssuer"));
+    serving.abort();
+}
+
+#[tokio::test]
+async fn a_quinn_server_of_the_web_knows_its_clients() {
+    let world = World::new();
+    let (web, west) = (Domain::new("web"), Domain::new("west"));
+    let trust = Publisher::fixed([], bundles(&[&world.east, &west]));
+    let (chain, key) = web.web("server.example");
+    let certificate = WebCertificate::new(chain, key);
+    let config = MtlsWebServer::new(&trust, policy("domain:west"), certificate)
+        .clock(Arc::new(world.clock.clone()))
+        .alpn([b"hello"]);
+    let acceptor = Acceptor::new(config).unwrap();
+    let server = Endpoint::server(acceptor.server_config(), ANY).unwrap();
+    let to = server.local_addr().unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(web.certificate()).unwrap();
+    let roots = Arc::new(roots);
+    for (svid, is_good) in [
+        (west.svid("client", 600), true),
+        (world.east.svid("client", 600), false),
+    ] {
+        let source = Publisher::fixed([svid], bundles(&[]));
+        let tls = MtlsWebClient::new(&source, roots.clone())
+            .clock(Arc::new(world.clock.clone()))
+            .versions(&[&TLS13])
+            .alpn([b"hello"]);
+        let crypto = QuicClientConfig::try_from(tls.client_config().unwrap()).unwrap();
+        let config = ClientConfig::new(Arc::new(crypto));
+        let endpoint = Endpoint::client(ANY).unwrap();
+        let dialing = endpoint.connect_with(config, to, "server.example").unwrap();
+        let accepting = async { acceptor.accept(server.accept().await.unwrap()).await };
+        let (_near, far) = tokio::join!(dialing, accepting);
+        match far {
+            Ok(far) => {
+                assert!(is_good);
+                assert_eq!(far.peer().id().as_str(), "spiffe://west/client");
+                assert_eq!(far.peer().own_id(), None);
+            }
+            Err(error) => {
+                assert!(!is_good, "{error:?}");
+                assert!(
+                    is_refusal(&error, "ApplicationVerificationFailure"),
+                    "{error:?}"
+                );
+            }
+        }
+    }
+}
+
+/// Answers every request of HTTP/1.1.
+async fn answer(stream: tokio::net::TcpStream, acceptor: tokio_rustls::TlsAcceptor) {
+    let Ok(mut stream) = acceptor.accept(stream).await else {
+        return;
+    };
+    let mut asked = Vec::new();
+    while let Ok(byte) = stream.read_u8().await {
+        asked.push(byte);
+        if asked.ends_with(b"\r\n\r\n") {
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+            stream.write_all(answer).await.unwrap();
+            stream.flush().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reqwest_client_that_shows_nothing_knows_its_server_and_drops_it_with_its_trust() {
+    let world = World::new();
+    let acceptor = tokio_rustls::TlsAcceptor::from(world.tls_server().server_config().unwrap());
+    let listener = TcpListener::bind(ANY).await.unwrap();
+    let url: Url = format!("https://{}/", listener.local_addr().unwrap())
+        .parse()
+        .unwrap();
+    let serving = tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(answer(stream, acceptor.clone()));
+        }
+    });
+    let client = Client::new(world.tls_client()).unwrap();
+    let ask = async || {
+        let request = Request::new(Method::GET, url.clone());
+        let response = client.execute(request).await.ok()?;
+        response.text().await.ok()
+    };
+    let strangers = bundles(&[&Domain::new("other")]);
+    let hello = Some("hello".to_owned());
+    assert_eq!(ask().await, hello);
+    assert_eq!(ask().await, hello);
+    world.client.publish([], strangers).unwrap();
+    settle().await;
+    assert_eq!(ask().await, None);
+    world.client.publish([], bundles(&[&world.east])).unwrap();
+    settle().await;
+    assert_eq!(ask().await, hello);
+    serving.abort();
+}
