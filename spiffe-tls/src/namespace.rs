@@ -95,18 +95,28 @@ impl Namespaces {
         {
             return *digest;
         }
-        let mut parts: Vec<&[u8]> = Vec::new();
+        let mut parts = Vec::new();
         for bundle in bundles.iter() {
-            parts.push(bundle.trust_domain().as_str().as_bytes());
-            for authority in bundle.x509_authorities().iter() {
+            let authorities = bundle.x509_authorities().iter().map(|authority| {
                 let taint: &[u8] = if authority.is_tainted() { b"t" } else { b"" };
-                parts.extend([authority.certificate().as_ref(), taint]);
-            }
-            parts.push(b"");
+                self.sha256
+                    .of_parts([authority.certificate().as_ref(), taint])
+            });
+            let authorities = self.of_set(authorities);
+            let name = bundle.trust_domain().as_str().as_bytes();
+            parts.push(self.sha256.of_parts([name, &authorities]));
         }
-        let digest = self.sha256.of_parts(parts);
+        let digest = self.sha256.of_parts(parts.iter().map(<[u8; 32]>::as_slice));
         *last = Some((bundles.clone(), digest));
         digest
+    }
+
+    /// The same for the same digests in whatever order: who hands out bundles and lists promises none.
+    fn of_set(&self, digests: impl Iterator<Item = Digest>) -> Digest {
+        let mut digests: Vec<_> = digests.collect();
+        digests.sort_unstable();
+        self.sha256
+            .of_parts(digests.iter().map(<[u8; 32]>::as_slice))
     }
 
     fn of_terms(&self, terms: &InForce) -> Digest {
@@ -126,10 +136,10 @@ impl Namespaces {
             None => [&self.process, &number],
         };
         let taint: &[u8] = if terms.refuse_tainted { b"t" } else { b"" };
-        let lists = terms.revocations.lists().map(AsRef::as_ref);
-        let digest = self
-            .sha256
-            .of_parts(policy.into_iter().chain([taint]).chain(lists));
+        let lists = terms.revocations.lists();
+        let lists = self.of_set(lists.map(|list| self.sha256.of_parts([list.as_ref()])));
+        let parts = policy.into_iter().chain([taint, &lists]);
+        let digest = self.sha256.of_parts(parts);
         *last = Some((terms.number, digest));
         digest
     }

@@ -43,23 +43,24 @@ pub struct TicketKeys {
 struct Secrets(Vec<Zeroizing<[u8; 32]>>);
 
 impl TicketKeys {
-    /// Takes a shared secret; the array given is wiped.
-    pub fn new(mut secret: [u8; 32]) -> Self {
-        let kept = Zeroizing::new(secret);
-        secret.zeroize();
+    /// Takes a shared secret out of the array, which is wiped.
+    pub fn new(secret: &mut [u8; 32]) -> Self {
+        let secrets = Secrets(vec![taken(secret)]);
         Self {
-            secrets: Arc::new(ArcSwap::from_pointee(Secrets(vec![kept]))),
+            secrets: Arc::new(ArcSwap::from_pointee(secrets)),
         }
     }
 
     /// Encrypts under another secret from now on and accepts tickets of the one before: first tell every process, then
-    /// drop the old one by rotating again.
-    pub fn rotate(&self, mut secret: [u8; 32]) {
-        let before = self.secrets.load();
-        let mut secrets = vec![Zeroizing::new(secret)];
-        secrets.extend(before.0.first().cloned());
-        secret.zeroize();
-        self.secrets.store(Arc::new(Secrets(secrets)));
+    /// drop the old one by rotating again. The array is wiped.
+    ///
+    /// Of two calls at once one is the later, which accepts tickets of the other's secret.
+    pub fn rotate(&self, secret: &mut [u8; 32]) {
+        let next = taken(secret);
+        self.secrets.rcu(|before| {
+            let kept = std::iter::once(&next).chain(before.0.first());
+            Secrets(kept.cloned().collect())
+        });
     }
 
     /// A secret of this process alone.
@@ -68,8 +69,16 @@ impl TicketKeys {
     ) -> Result<Self, rustls::crypto::GetRandomFailed> {
         let mut secret = Zeroizing::new([0; 32]);
         provider.secure_random.fill(&mut *secret)?;
-        Ok(Self::new(*secret))
+        Ok(Self::new(&mut secret))
     }
+}
+
+/// What was in the array, which is wiped.
+fn taken(secret: &mut [u8; 32]) -> Zeroizing<[u8; 32]> {
+    let mut kept = Zeroizing::new([0; 32]);
+    kept.copy_from_slice(secret);
+    secret.zeroize();
+    kept
 }
 
 impl fmt::Debug for TicketKeys {
@@ -255,5 +264,47 @@ impl ProducesTickets for Ticketer {
 impl fmt::Debug for Ticketer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ticketer").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(keys: &TicketKeys) -> Vec<[u8; 32]> {
+        let secrets = keys.secrets.load();
+        secrets.0.iter().map(|secret| **secret).collect()
+    }
+
+    #[test]
+    fn what_was_given_is_wiped_and_the_one_before_is_kept() {
+        let (mut first, mut second, mut third) = ([1; 32], [2; 32], [3; 32]);
+        let keys = TicketKeys::new(&mut first);
+        assert_eq!(held(&keys), [[1; 32]]);
+        keys.rotate(&mut second);
+        assert_eq!(held(&keys), [[2; 32], [1; 32]]);
+        keys.rotate(&mut third);
+        assert_eq!(held(&keys), [[3; 32], [2; 32]]);
+        assert_eq!([first, second, third], [[0; 32]; 3]);
+    }
+
+    #[test]
+    fn of_two_rotations_at_once_none_is_lost() {
+        for _ in 0..500 {
+            let keys = TicketKeys::new(&mut [1; 32]);
+            let both = std::sync::Barrier::new(2);
+            std::thread::scope(|scope| {
+                for secret in [2, 3] {
+                    let (keys, both) = (&keys, &both);
+                    scope.spawn(move || {
+                        both.wait();
+                        keys.rotate(&mut [secret; 32]);
+                    });
+                }
+            });
+            let mut held = held(&keys);
+            held.sort_unstable();
+            assert_eq!(held, [[2; 32], [3; 32]]);
+        }
     }
 }

@@ -122,7 +122,7 @@ async fn a_session_is_resumed_only_for_the_id_that_it_began_with() {
         let (clock, east) = (HandClock::default(), Domain::new("east"));
         let server = several(&east);
         let client = Publisher::fixed([east.svid("client", 600)], bundles(&[&east]));
-        let keys = TicketKeys::new([7; 32]);
+        let keys = TicketKeys::new(&mut [7; 32]);
         let by_name = mtls(&server, &clock).ticket_keys(&keys).pick(by_name);
         let by_name = by_name.acceptor().unwrap();
         // The same keys, trust and terms, and another pick for the same name.

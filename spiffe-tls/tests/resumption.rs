@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 use spiffe_tls::spiffe_core::bundle::{X509Authorities, X509Authority};
+use spiffe_tls::spiffe_core::verify::Revocations;
 use spiffe_tls::spiffe_core::{BundleSet, Denied, PeerFacts};
 use spiffe_tls::{
     Acceptor, Authorizer, Connector, HandshakeError, LeaseRules, Mtls, Policy, Publisher, Terms,
@@ -351,7 +352,7 @@ async fn a_resumed_peer_is_judged_again_before_its_connection_is_handed_out() {
 async fn processes_that_share_keys_and_trust_resume_each_others_sessions() {
     for version in VERSIONS {
         let world = World::new();
-        let keys = || TicketKeys::new([7; 32]);
+        let keys = || TicketKeys::new(&mut [7; 32]);
         let shared = keys();
         let first = world
             .server(version)
@@ -374,16 +375,16 @@ async fn processes_that_share_keys_and_trust_resume_each_others_sessions() {
             bundles(&[&world.domain]),
         );
         let rotated = keys();
-        rotated.rotate([8; 32]);
+        rotated.rotate(&mut [8; 32]);
         let forgotten = keys();
-        forgotten.rotate([8; 32]);
-        forgotten.rotate([9; 32]);
+        forgotten.rotate(&mut [8; 32]);
+        forgotten.rotate(&mut [9; 32]);
         let cases = [
             (second(&elsewhere, "domain:east", &keys()), true),
             (second(&elsewhere, "domain:east", &rotated), true),
             (second(&elsewhere, "domain:east", &forgotten), false),
             (
-                second(&elsewhere, "domain:east", &TicketKeys::new([9; 32])),
+                second(&elsewhere, "domain:east", &TicketKeys::new(&mut [9; 32])),
                 false,
             ),
             (second(&elsewhere, "any", &keys()), false),
@@ -396,6 +397,71 @@ async fn processes_that_share_keys_and_trust_resume_each_others_sessions() {
             assert_eq!(resumed, *expected, "{version:?} case {case}");
         }
         assert!(!format!("{shared:?}").contains('7'));
+    }
+}
+
+#[tokio::test]
+async fn the_order_of_authorities_and_lists_keeps_no_processes_apart() {
+    let world = World::new();
+    let others = ["north", "west"].map(Domain::new);
+    let trust = |order: [&Domain; 3], tainted: bool| {
+        let authorities = order.map(|domain| {
+            let authority = X509Authority::from_der(domain.certificate()).unwrap();
+            if tainted && domain.name == "west" {
+                authority.into_tainted()
+            } else {
+                authority
+            }
+        });
+        let bundle = world.domain.bundle();
+        BundleSet::from_iter([
+            bundle.with_x509_authorities(authorities.into_iter().collect::<X509Authorities>())
+        ])
+    };
+    let [north, west] = &others;
+    let own = &world.domain;
+    let lists = [north, west].map(|domain| list(domain, &[1]));
+    let [first, last] = lists;
+    let ways = [
+        (
+            trust([own, north, west], false),
+            [first.clone(), last.clone()],
+            true,
+        ),
+        (
+            trust([west, own, north], false),
+            [last.clone(), first.clone()],
+            true,
+        ),
+        (
+            trust([west, own, north], true),
+            [last.clone(), first.clone()],
+            false,
+        ),
+        (
+            trust([west, own, own], false),
+            [last.clone(), first.clone()],
+            false,
+        ),
+        (
+            trust([west, own, north], false),
+            [last.clone(), last.clone()],
+            false,
+        ),
+    ];
+    let servers = ways.map(|(bundles, lists, resumes)| {
+        let source = Publisher::fixed([own.svid("server", 3000)], bundles);
+        let terms = Terms::new(policy("domain:east"));
+        terms.revoke(Revocations::from_der(lists));
+        let server = mtls(&source, terms, &world.clock, &TLS13);
+        let server = server.ticket_keys(&TicketKeys::new(&mut [7; 32]));
+        (server.acceptor().unwrap(), resumes)
+    });
+    for (case, (server, expected)) in servers.iter().enumerate() {
+        let connector = world.client(&TLS13).connector().unwrap();
+        visit(&connector, &servers[0].0).await.unwrap();
+        let resumed = visit(&connector, server).await.unwrap();
+        assert_eq!(resumed, *expected, "case {case}");
     }
 }
 

@@ -138,6 +138,11 @@ pub fn bundles(of: &[&Domain]) -> BundleSet {
 
 /// A list of a domain's that revokes this serial number.
 pub fn revoking(domain: &Domain, serial: &[u8]) -> Revocations {
+    Revocations::from_der([list(domain, serial)])
+}
+
+/// The same in DER.
+pub fn list(domain: &Domain, serial: &[u8]) -> CertificateRevocationListDer<'static> {
     let at =
         |offset| time::OffsetDateTime::from_unix_timestamp(START.unix_seconds() + offset).unwrap();
     let params = CertificateRevocationListParams {
@@ -154,7 +159,7 @@ pub fn revoking(domain: &Domain, serial: &[u8]) -> Revocations {
         key_identifier_method: KeyIdMethod::Sha256,
     };
     let der = params.signed_by(domain.issuer()).unwrap().der().to_vec();
-    Revocations::from_der([CertificateRevocationListDer::from(der)])
+    CertificateRevocationListDer::from(der)
 }
 
 /// Time that passes when the test says so.
