@@ -1,5 +1,5 @@
 //! What has gone wrong elsewhere, replayed: resumption after withdrawal, issuance across domains, hostile chains,
-//! fragmented and silent peers, renegotiation, half-close, floods after the handshake, early data.
+//! fragmented and silent peers, renegotiation, half-close, floods after the handshake (key updates, tickets), early data.
 //!
 //! Silent peers by the thousand are in `mtls.rs`, resumption after every kind of removal in `resumption.rs` and
 //! `leases.rs`, wrong leaves of every kind in `refusals.rs`.
@@ -14,10 +14,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::client::Resumption;
-use rustls::{ClientConfig, ClientConnection};
-use spiffe_tls::spiffe_core::{BundleSet, Rule};
-use spiffe_tls::{Acceptor, Connector, HandshakeError, Mtls, Policy, Publisher, rustls};
+use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::CertificateDer;
+use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{
+    CipherSuite, ClientConfig, ClientConnection, ConnectionTrafficSecrets, ExtractedSecrets,
+    SignatureScheme, SupportedProtocolVersion,
+};
+use spiffe_tls::spiffe_core::key::SvidKey;
+use spiffe_tls::spiffe_core::{BundleSet, Rule, X509Svid};
+use spiffe_tls::{
+    Acceptor, Connector, HandshakeError, MAX_SESSIONS_PER_DESTINATION, Mtls, Policy, Publisher,
+    TlsStream, rustls,
+};
 use support::*;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 
@@ -133,7 +146,11 @@ async fn fragmented_hellos_are_put_together() {
             let (near, far) = tokio::io::duplex(64 * 1024);
             let connector = tokio_rustls::TlsConnector::from(config.clone());
             let name = "server.invalid".try_into().unwrap();
-            let near = connector.connect(name, Dribble { inner: near, step });
+            let near = Dribble {
+                step,
+                ..Dribble::of(near)
+            };
+            let near = connector.connect(name, near);
             let (near, far) = tokio::join!(near, world.acceptor.accept(far));
             near.unwrap();
             far.unwrap();
@@ -236,34 +253,226 @@ async fn half_closed_connections_say_what_is_left_and_end() {
     world.serves().await;
 }
 
-/// CVE-2026-32283, CVE-2026-56862: key updates without end.
+/// CVE-2026-32283, CVE-2026-56862: key updates without end, from a peer that never reads what is answered.
 #[tokio::test]
-async fn key_updates_without_end_stop_nobody() {
+async fn key_updates_without_end_are_not_listened_to_and_their_answers_do_not_pile_up() {
+    const MANY: usize = 5000;
     let world = World::new();
-    let (near, far) = tokio::io::duplex(64 * 1024);
-    let config = world.plain(|_| {});
-    let connector = tokio_rustls::TlsConnector::from(config);
-    let name = "server.invalid".try_into().unwrap();
-    let (near, far) = tokio::join!(connector.connect(name, near), world.acceptor.accept(far));
-    let (mut near, mut far) = (near.unwrap(), far.unwrap());
-    let flood = async {
-        for _ in 0..5000 {
-            if near.get_mut().1.refresh_traffic_keys().is_err() || near.flush().await.is_err() {
-                return;
+    for with_data in [false, true] {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let read = Arc::<AtomicUsize>::default();
+        let near = Dribble {
+            read: read.clone(),
+            ..Dribble::of(near)
+        };
+        let connector = tokio_rustls::TlsConnector::from(world.plain(|_| {}));
+        let name = "server.invalid".try_into().unwrap();
+        let (near, far) = tokio::join!(connector.connect(name, near), world.acceptor.accept(far));
+        let (mut near, mut far) = (near.unwrap(), far.unwrap());
+        let flood = async {
+            for _ in 0..MANY {
+                near.get_mut().1.refresh_traffic_keys().unwrap();
+                if with_data {
+                    near.write_all(b"x").await.unwrap();
+                }
+                if near.flush().await.is_err() {
+                    return near;
+                }
+            }
+            near
+        };
+        let listen = async {
+            let mut text = vec![0; MANY];
+            match far.read_exact(&mut text).await {
+                Ok(_) => Ok(far),
+                Err(error) => Err(error),
+            }
+        };
+        let (mut near, listened) = tokio::join!(flood, listen);
+        match listened {
+            // Nothing of use was sent.
+            Err(error) => assert!(
+                !with_data && error.kind() == io::ErrorKind::InvalidData,
+                "{error}"
+            ),
+            Ok(mut far) => {
+                assert!(with_data);
+                far.write_all(b"y").await.unwrap();
+                far.flush().await.unwrap();
+                let before = read.load(Ordering::Relaxed);
+                assert_eq!(near.read_u8().await.unwrap(), b'y');
+                let answered = read.load(Ordering::Relaxed) - before;
+                // Tickets and one answer; one to each would be 5000 of 27 bytes.
+                assert!(answered < 8 * 1024, "{answered}");
             }
         }
-        // Nothing of use was ever sent; the peer may have given up long since.
-        let _ = near.shutdown().await;
-    };
-    let read = async {
-        let mut text = Vec::new();
-        let read = far.read_to_end(&mut text).await;
-        assert!(text.is_empty());
-        drop(far);
-        read
-    };
-    let ((), _) = tokio::join!(flood, read);
+        world.serves().await;
+    }
+}
+
+/// CVE-2009-3555 and what follows from it: another handshake inside an established connection of TLS 1.2.
+#[tokio::test]
+async fn renegotiation_is_turned_down_once_and_then_ends_the_connection() {
+    let world = World::new();
+    let name = || "server.invalid".try_into().unwrap();
+    // Our server, asked by a ClientHello.
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let client = world.raw(&TLS12).client_config().unwrap();
+    let client = tokio_rustls::TlsConnector::from(client);
+    let (near, far) = tokio::join!(client.connect(name(), near), world.acceptor.accept(far));
+    let (io, client) = near.unwrap().into_inner();
+    let peer = Raw::new(io, client.dangerous_extract_secrets().unwrap(), &TLS12);
+    let hello = world.client_hello().split_off(5);
+    is_asked_to_renegotiate(far.unwrap(), peer, &hello).await;
     world.serves().await;
+    // Our client, asked by a HelloRequest.
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let server = world.raw(&TLS12).server_config().unwrap();
+    let server = tokio_rustls::TlsAcceptor::from(server);
+    let (near, far) = tokio::join!(world.connector.connect(near), server.accept(far));
+    let (io, server) = far.unwrap().into_inner();
+    let peer = Raw::new(io, server.dangerous_extract_secrets().unwrap(), &TLS12);
+    is_asked_to_renegotiate(near.unwrap(), peer, &[0, 0, 0, 0]).await;
+    world.serves().await;
+}
+
+async fn is_asked_to_renegotiate(mut ours: TlsStream<DuplexStream>, mut peer: Raw, ask: &[u8]) {
+    let id = ours.peer().id().to_string();
+    peer.send(DATA, b"before").await;
+    let mut text = [0; 6];
+    ours.read_exact(&mut text).await.unwrap();
+    assert_eq!(&text, b"before");
+    // Turned down by a warning, and the connection goes on as it was.
+    peer.send(HANDSHAKE, ask).await;
+    peer.send(DATA, b"behind").await;
+    ours.read_exact(&mut text).await.unwrap();
+    assert_eq!(&text, b"behind");
+    ours.write_all(b"x").await.unwrap();
+    ours.flush().await.unwrap();
+    assert_eq!(peer.receive().await, (ALERT, vec![1, NO_RENEGOTIATION]));
+    assert_eq!(peer.receive().await, (DATA, b"x".to_vec()));
+    assert_eq!(ours.peer().id().to_string(), id);
+    // Who insists has lost the connection, and nothing is taken any more.
+    peer.send(HANDSHAKE, ask).await;
+    peer.send(DATA, b"beyond").await;
+    let error = ours.read(&mut text).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+    drop(peer);
+    assert!(ours.read(&mut text).await.is_err());
+    assert_eq!(&text, b"behind");
+}
+
+/// A server that sends tickets without end: the sessions that are kept stay few, and what comes after the first data is
+/// not kept at all.
+#[tokio::test]
+async fn tickets_without_end_are_not_kept() {
+    let world = World::new();
+    for (before_data, after_data, kept) in [
+        (3, 0, 3),
+        (3000, 0, MAX_SESSIONS_PER_DESTINATION),
+        (0, 3, 0),
+        (0, 3000, 0),
+        (3, 3000, 3),
+    ] {
+        let connector = mtls(&world.source, &world.clock).connector().unwrap();
+        let (mut near, mut peer) = world.with_raw_server(&connector).await;
+        for (tickets, byte) in [(before_data, b'x'), (after_data, b'y')] {
+            let flood = async {
+                peer.send_tickets(tickets).await;
+                peer.send(DATA, &[byte]).await;
+            };
+            let ((), read) = tokio::join!(flood, near.read_u8());
+            assert_eq!(read.unwrap(), byte);
+        }
+        let offered = world.sessions_offered(&connector).await;
+        assert_eq!(offered, kept, "{before_data}, {after_data}");
+    }
+    world.serves().await;
+}
+
+/// TLS inside TLS: a ticket that arrives on the connection below, late, while a handshake above resumes a session, is
+/// none of that session's.
+#[tokio::test]
+async fn a_late_ticket_is_not_taken_for_one_of_the_handshake_above() {
+    let world = World::new();
+    for is_late in [false, true] {
+        let connector = mtls(&world.source, &world.clock).connector().unwrap();
+        // The session that the handshake above resumes.
+        let (near, far) = shake(&connector, &world.acceptor).await;
+        far.unwrap().write_all(b"x").await.unwrap();
+        near.unwrap().read_u8().await.unwrap();
+        let (mut below, mut peer) = world.with_raw_server(&connector).await;
+        if is_late {
+            peer.send(DATA, b"x").await;
+            below.read_u8().await.unwrap();
+        }
+        peer.send_tickets(1).await;
+        let mut above = std::pin::pin!(connector.connect(below));
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        assert!(above.as_mut().poll(&mut context).is_pending());
+        let offered = world.sessions_offered(&connector).await;
+        assert_eq!(offered, usize::from(!is_late));
+    }
+}
+
+/// GnuTLS CVE-2024-28835, CVE-2018-16875: chains of hundreds of certificates, and of a megabyte.
+#[tokio::test]
+async fn chains_without_end_are_not_gathered_and_their_rest_is_not_looked_at() {
+    let world = World::new();
+    let certificate = world.east.certificate();
+    let megabyte = 1024 * 1024 / certificate.len() + 1;
+    let twin = Domain::new("east");
+    for (domain, useless, expected) in [
+        (&world.east, 3, Ok(())),
+        (&world.east, 100, Ok(())),
+        (&twin, 100, Err(Some(Rule::PathBadSignature))),
+        (&world.east, megabyte, Err(None)),
+    ] {
+        for is_server in [false, true] {
+            let (near, far) = tokio::io::duplex(64 * 1024);
+            let shows = Arc::new(Shows::of(&domain.svid("peer", 600), &certificate, useless));
+            let read = Arc::<AtomicUsize>::default();
+            let ours = |inner| Dribble {
+                read: read.clone(),
+                ..Dribble::of(inner)
+            };
+            let name = "server.invalid".try_into().unwrap();
+            let ended = if is_server {
+                let shown = shows.clone();
+                let config = mtls(&world.source, &world.clock)
+                    .danger_adjust_server_config(move |config| config.cert_resolver = shown.clone())
+                    .server_config()
+                    .unwrap();
+                let peer = tokio_rustls::TlsAcceptor::from(config);
+                let ours = async { world.connector.connect(ours(near)).await.map(drop) };
+                tokio::join!(ours, peer.accept(far)).0
+            } else {
+                let config = world.plain(move |config| {
+                    config.client_auth_cert_resolver = shows.clone();
+                });
+                let peer = tokio_rustls::TlsConnector::from(config);
+                let peer = async {
+                    // Its handshake is over before ours has seen the chain, and it must go on to send it.
+                    let mut peer = peer.connect(name, near).await.ok()?;
+                    peer.flush().await.ok()?;
+                    Some(peer)
+                };
+                let ours = async { world.acceptor.accept(ours(far)).await.map(drop) };
+                tokio::join!(ours, peer).0
+            };
+            let read = read.load(Ordering::Relaxed);
+            assert!(read < 128 * 1024, "{read} bytes were read");
+            match (ended, expected) {
+                (Ok(()), Ok(())) => {}
+                (Err(HandshakeError::Refused(refusal)), Err(Some(rule))) => {
+                    assert_eq!(Some(refusal.rule()), Some(rule));
+                }
+                (Err(HandshakeError::Tls(_)), Err(None)) => {}
+                (ended, _) => panic!("{useless} useless certificates: {ended:?}"),
+            }
+            world.serves().await;
+        }
+    }
 }
 
 /// Data before the handshake is over could be replayed by anybody: no session allows it.
@@ -310,10 +519,257 @@ async fn early_data_is_refused() {
     }
 }
 
-/// Writes at most so many bytes at once, and yields between.
+/// Shows a chain with useless certificates.
+#[derive(Debug)]
+struct Shows(Arc<CertifiedKey>);
+
+impl Shows {
+    fn of(svid: &X509Svid, useless: &CertificateDer<'static>, count: usize) -> Self {
+        let SvidKey::Local(key) = svid.key() else {
+            panic!("made with a local key")
+        };
+        let key = key.secret_der().clone_key().into();
+        let key = default_provider()
+            .key_provider
+            .load_private_key(key)
+            .unwrap();
+        let chain = svid
+            .chain()
+            .iter()
+            .chain(std::iter::repeat_n(useless, count));
+        Self(Arc::new(CertifiedKey::new(chain.cloned().collect(), key)))
+    }
+}
+
+impl ResolvesServerCert for Shows {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+}
+
+impl ResolvesClientCert for Shows {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// Counts the sessions that clients offer, and takes none.
+#[derive(Debug, Default)]
+struct Offers(AtomicUsize);
+
+impl ProducesTickets for Offers {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    fn lifetime(&self) -> u32 {
+        3600
+    }
+
+    fn encrypt(&self, _: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn decrypt(&self, _: &[u8]) -> Option<Vec<u8>> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+}
+
+impl World {
+    /// A peer whose secrets can be taken out, and whose records are easy to make by hand.
+    fn raw(&self, version: &'static SupportedProtocolVersion) -> Mtls {
+        let mut provider = default_provider();
+        provider.cipher_suites.retain(|suite| {
+            matches!(
+                suite.suite(),
+                CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+                    | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+            )
+        });
+        mtls(&self.source, &self.clock)
+            .provider(Arc::new(provider))
+            .versions(&[version])
+            .danger_adjust_client_config(|config| config.enable_secret_extraction = true)
+            .danger_adjust_server_config(|config| config.enable_secret_extraction = true)
+    }
+
+    /// A connection to a server whose records the test writes.
+    async fn with_raw_server(&self, connector: &Connector) -> (TlsStream<DuplexStream>, Raw) {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let server = self.raw(&TLS13).server_config().unwrap();
+        let server = tokio_rustls::TlsAcceptor::from(server);
+        let near = connector.connect_to(DESTINATION.try_into().unwrap(), near);
+        let (near, far) = tokio::join!(near, server.accept(far));
+        let (io, server) = far.unwrap().into_inner();
+        let secrets = server.dangerous_extract_secrets().unwrap();
+        (near.unwrap(), Raw::new(io, secrets, &TLS13))
+    }
+
+    /// How many sessions the connector has for that server.
+    async fn sessions_offered(&self, connector: &Connector) -> usize {
+        let offers = Arc::<Offers>::default();
+        let ticketer = offers.clone();
+        let server = mtls(&self.source, &self.clock)
+            .danger_adjust_server_config(move |config| config.ticketer = ticketer.clone())
+            .server_config()
+            .unwrap();
+        let server = tokio_rustls::TlsAcceptor::from(server);
+        for _ in 0..MAX_SESSIONS_PER_DESTINATION + 4 {
+            let (near, far) = tokio::io::duplex(64 * 1024);
+            let near = connector.connect_to(DESTINATION.try_into().unwrap(), near);
+            let (near, far) = tokio::join!(near, server.accept(far));
+            assert!(!near.unwrap().peer().is_resumed());
+            far.unwrap();
+        }
+        offers.0.load(Ordering::Relaxed)
+    }
+}
+
+const DESTINATION: &str = "raw.invalid";
+
+const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
+const DATA: u8 = 23;
+/// RFC 5246 §7.2.
+const NO_RENEGOTIATION: u8 = 100;
+
+/// One end of an established connection whose records the test makes and reads by itself: RFC 8446 §5.2, RFC 7905 §2.
+struct Raw {
+    io: DuplexStream,
+    sends: Direction,
+    receives: Direction,
+}
+
+struct Direction {
+    key: LessSafeKey,
+    iv: [u8; NONCE_LEN],
+    sequence: u64,
+    is_13: bool,
+}
+
+impl Raw {
+    fn new(
+        io: DuplexStream,
+        secrets: ExtractedSecrets,
+        version: &SupportedProtocolVersion,
+    ) -> Self {
+        let direction = |(sequence, secrets)| {
+            let ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } = secrets else {
+                panic!("another cipher than what was offered")
+            };
+            Direction {
+                key: LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, key.as_ref()).unwrap()),
+                iv: iv.as_ref().try_into().unwrap(),
+                sequence,
+                is_13: version == &TLS13,
+            }
+        };
+        Self {
+            io,
+            sends: direction(secrets.tx),
+            receives: direction(secrets.rx),
+        }
+    }
+
+    /// Sends as much of a record as anybody listens to.
+    async fn send(&mut self, kind: u8, content: &[u8]) {
+        let record = self.sends.seal(kind, content);
+        let _ = self.io.write_all(&record).await;
+    }
+
+    async fn send_tickets(&mut self, count: u32) {
+        for number in 0..count {
+            // RFC 8446 §4.6.1: lifetime, age_add, nonce, ticket, no extensions.
+            let mut body = 3600_u32.to_be_bytes().to_vec();
+            body.extend([0; 4]);
+            body.push(4);
+            body.extend(number.to_be_bytes());
+            body.extend([0, 32]);
+            body.extend([7; 32]);
+            body.extend([0, 0]);
+            let mut message = vec![4, 0, 0, body.len() as u8];
+            message.extend(body);
+            self.send(HANDSHAKE, &message).await;
+        }
+    }
+
+    async fn receive(&mut self) -> (u8, Vec<u8>) {
+        let mut header = [0; 5];
+        self.io.read_exact(&mut header).await.unwrap();
+        let length = u16::from_be_bytes([header[3], header[4]]);
+        let mut body = vec![0; length.into()];
+        self.io.read_exact(&mut body).await.unwrap();
+        self.receives.open(header, body)
+    }
+}
+
+impl Direction {
+    fn next(&mut self, header: [u8; 5], length: usize) -> (Nonce, Aad<Vec<u8>>) {
+        let sequence = self.sequence.to_be_bytes();
+        self.sequence += 1;
+        let mut nonce = self.iv;
+        for (byte, more) in nonce[NONCE_LEN - 8..].iter_mut().zip(sequence) {
+            *byte ^= more;
+        }
+        let length = u16::try_from(length).unwrap().to_be_bytes();
+        let associated = if self.is_13 {
+            header.to_vec()
+        } else {
+            [&sequence[..], &header[..3], &length].concat()
+        };
+        (Nonce::assume_unique_for_key(nonce), Aad::from(associated))
+    }
+
+    fn seal(&mut self, kind: u8, content: &[u8]) -> Vec<u8> {
+        let mut body = content.to_vec();
+        if self.is_13 {
+            body.push(kind);
+        }
+        let length = u16::try_from(body.len() + TAG_LEN).unwrap().to_be_bytes();
+        let kind = if self.is_13 { DATA } else { kind };
+        let header = [kind, 3, 3, length[0], length[1]];
+        let (nonce, associated) = self.next(header, body.len());
+        self.key
+            .seal_in_place_append_tag(nonce, associated, &mut body)
+            .unwrap();
+        [&header[..], &body].concat()
+    }
+
+    fn open(&mut self, header: [u8; 5], mut body: Vec<u8>) -> (u8, Vec<u8>) {
+        let (nonce, associated) = self.next(header, body.len() - TAG_LEN);
+        let content = self
+            .key
+            .open_in_place(nonce, associated, &mut body)
+            .unwrap();
+        match content.split_last() {
+            Some((kind, content)) if self.is_13 => (*kind, content.to_vec()),
+            _ => (header[0], content.to_vec()),
+        }
+    }
+}
+
+const TAG_LEN: usize = 16;
+
+/// Writes at most so many bytes at once, and counts what is read.
 struct Dribble {
     inner: DuplexStream,
     step: usize,
+    read: Arc<AtomicUsize>,
+}
+
+impl Dribble {
+    fn of(inner: DuplexStream) -> Self {
+        Self {
+            inner,
+            step: usize::MAX,
+            read: Arc::default(),
+        }
+    }
 }
 
 impl AsyncRead for Dribble {
@@ -322,7 +778,11 @@ impl AsyncRead for Dribble {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(context, buffer);
+        self.read
+            .fetch_add(buffer.filled().len() - before, Ordering::Relaxed);
+        polled
     }
 }
 
