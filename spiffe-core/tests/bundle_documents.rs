@@ -478,10 +478,16 @@ fn authorities_are_equal_by_certificate_and_taint() {
         .concat();
     let read = X509Authorities::from_concatenated_der(&both).unwrap();
     assert_eq!(read.iter().collect::<Vec<_>>(), [&first, &second]);
+    assert_eq!((&read).into_iter().count(), 2);
+    assert_eq!(read.to_concatenated_der(), both);
     let bundle = parse(document(&[good()]));
     let key = bundle.jwt_authorities().find("good").unwrap().clone();
     assert!(!key.is_tainted());
     assert!(key.clone().into_tainted().is_tainted());
+    let mut set: BundleSet = [bundle].into_iter().collect();
+    let name = domain();
+    assert!(set.remove(name.as_ref()).is_some());
+    assert!(set.remove(name.as_ref()).is_none() && set.is_empty());
 }
 
 #[test]

@@ -285,6 +285,19 @@ fn joining_checks_each_segment() {
 }
 
 #[test]
+fn every_form_is_written_as_it_was_read() {
+    let text = "spiffe://example.org/a/b";
+    let id = SpiffeIdRef::parse(text).unwrap();
+    let owned = id.to_owned();
+    let domain = id.trust_domain();
+    assert_eq!([id.to_string(), owned.to_string()], [text; 2]);
+    assert_eq!(
+        [domain.to_string(), domain.to_owned().to_string()],
+        ["example.org"; 2]
+    );
+}
+
+#[test]
 fn only_the_normalising_parser_folds_case() {
     assert_eq!(
         SpiffeId::parse_normalizing("SPIFFE://Example.ORG/Path").unwrap(),
