@@ -3,8 +3,9 @@
 
 mod support;
 
+use std::cell::RefCell;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Once};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, ExtendedKeyUsagePurpose,
@@ -252,6 +253,7 @@ async fn meet(
 
 #[tokio::test]
 async fn every_cause_of_refusal_has_its_alert_in_both_roles_and_versions() {
+    listen();
     let (own, theirs) = (Domain::new("own"), Domain::new("theirs"));
     for version in VERSIONS {
         for server_judges in [true, false] {
@@ -271,11 +273,22 @@ async fn every_cause_of_refusal_has_its_alert_in_both_roles_and_versions() {
     }
 }
 
-/// What has been logged on this thread, one line for each event.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<String>>>);
+thread_local! {
+    /// What has been logged on this thread, one line for each event.
+    static LOG: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
 
-impl tracing::Subscriber for Log {
+/// Begins to note what is logged on this thread. Every test does so, and the first of them for all: who is to hear of an
+/// event is settled when any thread comes to it for the first time.
+fn listen() {
+    static FIRST: Once = Once::new();
+    FIRST.call_once(|| tracing::subscriber::set_global_default(ByThread).unwrap());
+    LOG.take();
+}
+
+struct ByThread;
+
+impl tracing::Subscriber for ByThread {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
         metadata.target().starts_with("spiffe_tls")
     }
@@ -283,7 +296,7 @@ impl tracing::Subscriber for Log {
     fn event(&self, event: &tracing::Event<'_>) {
         let mut line = Line(event.metadata().level().to_string());
         event.record(&mut line);
-        self.0.lock().unwrap().push(line.0);
+        LOG.with_borrow_mut(|log| log.push(line.0));
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
@@ -308,15 +321,14 @@ impl Visit for Line {
 async fn the_side_that_refuses_logs_the_rule_once_and_who_is_let_in_is_not_logged() {
     let (own, theirs) = (Domain::new("own"), Domain::new("theirs"));
     for server_judges in [true, false] {
-        let log = Log::default();
-        let _guard = tracing::subscriber::set_default(log.clone());
+        listen();
         let good = cause("good", &own, &theirs);
         let (judged, _) = meet(&good, &own, server_judges, &TLS13).await;
         judged.unwrap();
-        assert_eq!(*log.0.lock().unwrap(), Vec::<String>::new());
+        assert_eq!(LOG.take(), Vec::<String>::new());
         let denied = cause("policy", &own, &theirs);
         let (judged, _) = meet(&denied, &own, server_judges, &TLS13).await;
-        let lines = log.0.lock().unwrap().clone();
+        let lines = LOG.take();
         let [line] = &lines[..] else {
             panic!("{lines:#?}")
         };
@@ -328,6 +340,7 @@ async fn the_side_that_refuses_logs_the_rule_once_and_who_is_let_in_is_not_logge
 
 #[tokio::test]
 async fn a_plain_configuration_gives_one_line_and_logs_the_reason() {
+    listen();
     let (own, theirs) = (Domain::new("own"), Domain::new("theirs"));
     for name in ["policy", "two URIs"] {
         let cause = cause(name, &own, &theirs);
@@ -336,8 +349,7 @@ async fn a_plain_configuration_gives_one_line_and_logs_the_reason() {
             .clock(Arc::new(HandClock::default()))
             .client_config()
             .unwrap();
-        let log = Log::default();
-        let _guard = tracing::subscriber::set_default(log.clone());
+        LOG.take();
         let (near, far) = tokio::io::duplex(64 * 1024);
         let foreign = tokio_rustls::TlsAcceptor::from(cause.peer.server(&TLS13));
         let connector = tokio_rustls::TlsConnector::from(config);
@@ -345,6 +357,6 @@ async fn a_plain_configuration_gives_one_line_and_logs_the_reason() {
         let (near, _) = tokio::join!(connector.connect(server_name, near), foreign.accept(far));
         let text = near.unwrap_err().to_string();
         assert_eq!(text.lines().count(), 1, "{text}");
-        assert_eq!(log.0.lock().unwrap().len(), 1);
+        assert_eq!(LOG.take().len(), 1);
     }
 }

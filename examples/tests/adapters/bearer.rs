@@ -1,8 +1,9 @@
 //! JWT-SVIDs as bearer tokens: attached, verified, and refused with a challenge and nothing more.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use spiffe_core::JwtSvid;
@@ -27,6 +28,7 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        log();
         let clock = HandClock::default();
         let domain =
             TrustDomain::ephemeral_with("east", Arc::new(clock.clone()), system_random()).await;
@@ -162,13 +164,16 @@ async fn a_client_attaches_what_its_source_gives_and_sends_nothing_without() {
     assert_eq!(error.to_string(), "no token");
 }
 
-/// What is logged, kept.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    /// What is logged on this thread, where somebody asks for it.
+    static LOG: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+}
 
-impl io::Write for Log {
+struct ByThread;
+
+impl io::Write for ByThread {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        LOG.with_borrow_mut(|log| log.iter_mut().for_each(|log| log.extend_from_slice(bytes)));
         Ok(bytes.len())
     }
 
@@ -177,17 +182,23 @@ impl io::Write for Log {
     }
 }
 
+/// Has everything logged from now on. The first test that meets a layer does so for all: who is to hear of an event is
+/// settled when any thread comes to it for the first time.
+fn log() {
+    static FIRST: Once = Once::new();
+    FIRST.call_once(|| {
+        tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(|| ByThread)
+            .init();
+    });
+}
+
 #[tokio::test]
 async fn the_log_explains_and_holds_no_token() {
     let world = World::new().await;
-    let log = Log::default();
-    let kept = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .with_writer(move || kept.clone())
-        .finish();
-    let logging = tracing::subscriber::set_default(subscriber);
+    LOG.set(Some(Vec::new()));
     let token = world.token("bank").await;
     world.send(&[&token]).await;
     let good = world.token("shop").await;
@@ -195,8 +206,7 @@ async fn the_log_explains_and_holds_no_token() {
         .terms
         .authorize("id:spiffe://east/other".parse::<Policy>().unwrap());
     world.send(&[&good]).await;
-    drop(logging);
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = String::from_utf8(LOG.take().unwrap()).unwrap();
     assert!(text.contains("jwt-audience"), "{text}");
     assert!(text.contains("spiffe://east/other"), "{text}");
     for token in [token, good] {
