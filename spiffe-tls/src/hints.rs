@@ -15,9 +15,9 @@ use crate::making::ServerRecipe;
 use crate::terms::InForce;
 use crate::verifier::PeerVerifier;
 
-/// The most bytes of authorities' names that a handshake carries. A message of a TLS handshake may have 65,535 before
-/// peers refuse it, and what else is in this one has fewer than the rest.
-pub const MAX_AUTHORITY_HINT_BYTES: usize = 60 * 1024;
+/// The most bytes of authorities' names that a handshake carries. Java's TLS takes no message of a handshake of more than
+/// 32,768 bytes unless it is told to, others take 65,535; what else is in this one has fewer than the rest.
+pub const MAX_AUTHORITY_HINT_BYTES: usize = 30 * 1024;
 
 /// What an acceptor serves by.
 #[derive(Clone, Debug)]

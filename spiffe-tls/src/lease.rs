@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -184,8 +185,8 @@ impl fmt::Display for Shown {
 /// It stands until the earliest of the peer's expiry, the own expiry and [`LeaseRules::max_age`], and only while the
 /// peer would still be let in and this side still holds the identity that it presented. When a revision arrives or the
 /// [`Terms`](crate::Terms) change, every lease is looked at again, by a task on the tokio runtime of the configuration's first
-/// handshake; where that runtime is not driven, a connection in use looks by itself at every 33rd read or write, and lets nothing
-/// through from then on that its lease no longer allows. While the authority that the peer's path ends at is
+/// handshake; where that runtime is not driven, a connection in use looks by itself at every 33rd read or write (over QUIC at each
+/// stream, and not at all under reqwest), and lets nothing through from then on that its lease no longer allows. While the authority that the peer's path ends at is
 /// still in its bundle nothing has changed for that path; else the whole chain is verified again before the next byte
 /// passes.
 #[derive(Clone)]
@@ -226,7 +227,9 @@ struct Waiting(Mutex<Option<Waker>>);
 
 impl Waiting {
     fn replace(&self, waker: Option<Waker>) {
-        *self.waker() = waker;
+        let before = std::mem::replace(&mut *self.waker(), waker);
+        // Outside the lock: dropping the last handle of a task drops what the task holds.
+        drop(before);
     }
 
     fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
@@ -238,6 +241,42 @@ impl Waiting {
         let waker = self.waker().clone();
         if let Some(waker) = waker {
             waker.wake();
+        }
+    }
+}
+
+/// The state, locked. Who waits for a change of the phase is woken when the lock is free again: an executor may run the task
+/// right there.
+struct Held<'a> {
+    state: MutexGuard<'a, State>,
+    /// Behind the lock, so that it is dropped after it.
+    change: Change<'a>,
+}
+
+impl Deref for Held<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+struct Change<'a> {
+    inner: &'a Inner,
+    is_made: bool,
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        if self.is_made {
+            self.inner.waiting.iter().for_each(Waiting::wake);
+            self.inner.over.notify_waiters();
         }
     }
 }
@@ -398,6 +437,12 @@ impl Lease {
         &self.inner.keeper.judge.clock
     }
 
+    /// As a `TlsStream` does in use.
+    #[cfg(feature = "quinn")]
+    pub(crate) fn look_by_itself(&self) {
+        self.inner.look_by_itself();
+    }
+
     /// Looks after a connection that is no `TlsStream`, which would do so by itself: judges it again by `chain`, what the
     /// peer has shown, whenever that is due, and resolves at the next turn after `seen`.
     #[cfg(any(feature = "quinn", feature = "reqwest"))]
@@ -448,8 +493,14 @@ fn slot(number: u64) -> u64 {
 }
 
 impl Inner {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> Held<'_> {
+        Held {
+            state: self.state.lock().unwrap_or_else(PoisonError::into_inner),
+            change: Change {
+                inner: self,
+                is_made: false,
+            },
+        }
     }
 
     fn phase(&self) -> u8 {
@@ -499,7 +550,7 @@ impl Inner {
     /// connection in use must find out by itself; where the keeper has looked, there is nothing new.
     pub(crate) fn look_by_itself(&self) {
         let phase = self.phase();
-        if phase > TOUCHED {
+        if phase == CUT {
             return;
         }
         let keeper = &self.keeper;
@@ -514,7 +565,7 @@ impl Inner {
         if is_new {
             next = self.look(&snapshot, &terms, now);
         }
-        if next.is_none() && self.has_ended_by_time(now).is_some() {
+        if next.is_none() && (phase > TOUCHED || self.has_ended_by_time(now).is_some()) {
             next = self.advance(now);
         }
         if let Some(at) = next {
@@ -522,10 +573,10 @@ impl Inner {
         }
     }
 
-    fn set(&self, phase: u8) {
+    /// Moves on; who waits is woken when the state is let go.
+    fn set(&self, state: &mut Held<'_>, phase: u8) {
         self.phase.store(phase, Ordering::Release);
-        self.waiting.iter().for_each(Waiting::wake);
-        self.over.notify_waiters();
+        state.change.is_made = true;
     }
 
     /// Judges the connection again by what is current, without its chain. Returns when to look again, if it ended or
@@ -557,7 +608,7 @@ impl Inner {
             state.revision = snapshot.revision();
             state.trust = trust;
             if self.phase() == TOUCHED {
-                self.set(STANDS);
+                self.set(&mut state, STANDS);
             }
             return None;
         }
@@ -581,14 +632,14 @@ impl Inner {
         Some(state.touched_until)
     }
 
-    fn touch(&self, state: &mut State, monotonic: Duration) {
+    fn touch(&self, state: &mut Held<'_>, monotonic: Duration) {
         let wait = match self.keeper.rules.on_end {
             // Nothing ends, and so nothing is known until the connection is used.
             OnEnd::Report => Duration::MAX,
             OnEnd::Cut | OnEnd::Drain { .. } => self.keeper.rules.budget().max(JUDGE_WAIT),
         };
         state.touched_until = monotonic.saturating_add(wait);
-        self.set(TOUCHED);
+        self.set(state, TOUCHED);
     }
 
     /// The keeper's task is gone: the connection judges itself, and has another one started, when it is next polled.
@@ -596,7 +647,7 @@ impl Inner {
         let mut state = self.state();
         match self.phase() {
             STANDS => self.touch(&mut state, monotonic),
-            phase => self.set(phase),
+            phase => self.set(&mut state, phase),
         }
     }
 
@@ -610,15 +661,18 @@ impl Inner {
         if let Some(reason) = self.has_ended_by_time(now) {
             return Some(reason);
         }
-        if let Some(own) = &self.own {
-            let held = snapshot.svids().iter().any(|svid| svid.id() == own);
-            if !held {
-                return Some(LeaseEnd::OwnWithdrawn { id: own.clone() });
-            }
+        if let Some(reason) = self.own_withdrawn(snapshot) {
+            return Some(reason);
         }
         judge::authorize(terms, &self.peer, now.0)
             .err()
             .map(LeaseEnd::Refused)
+    }
+
+    fn own_withdrawn(&self, snapshot: &Snapshot) -> Option<LeaseEnd> {
+        let own = self.own.as_ref()?;
+        let is_held = snapshot.svids().iter().any(|svid| svid.id() == own);
+        (!is_held).then(|| LeaseEnd::OwnWithdrawn { id: own.clone() })
     }
 
     /// Judges the connection again by its chain.
@@ -636,12 +690,17 @@ impl Inner {
         let reason = match verdict {
             // The keeper may have looked by what came meanwhile, and will not do so again.
             Some(Ok(judged)) if !judge.is_current(judged.trust) => return,
+            // No chain tells of this side, and what has not been looked at since it was touched is asked for here.
             Some(Ok(judged)) => {
-                state.revision = judged.revision;
-                state.trust = judged.trust;
-                state.anchor = judged.peer.issuers.last().cloned();
-                self.set(STANDS);
-                return;
+                if let Some(reason) = self.own_withdrawn(&judge.publisher.load()) {
+                    reason
+                } else {
+                    state.revision = judged.revision;
+                    state.trust = judged.trust;
+                    state.anchor = judged.peer.issuers.last().cloned();
+                    self.set(&mut state, STANDS);
+                    return;
+                }
             }
             Some(Err(refusal)) => LeaseEnd::Refused(refusal.reason().clone()),
             None => LeaseEnd::NotJudged,
@@ -661,12 +720,12 @@ impl Inner {
         if let Some(ending) = &state.end {
             let Winding { drains_at, cut_at } = ending.winding?;
             if monotonic >= cut_at {
-                self.set(CUT);
+                self.set(&mut state, CUT);
                 return None;
             }
             if monotonic >= drains_at {
                 if self.phase() != DRAINS {
-                    self.set(DRAINS);
+                    self.set(&mut state, DRAINS);
                 }
                 return Some(cut_at);
             }
@@ -708,7 +767,7 @@ impl Inner {
         Some(expiry.min(age).min(touched))
     }
 
-    fn end(&self, state: &mut State, reason: LeaseEnd, monotonic: Duration) -> Option<Duration> {
+    fn end(&self, state: &mut Held<'_>, reason: LeaseEnd, monotonic: Duration) -> Option<Duration> {
         let rules = self.keeper.rules;
         // What expires has been spread by its issuing, and who did not look in time has had the whole budget.
         let is_spread = !matches!(reason, LeaseEnd::Expired { .. } | LeaseEnd::MaxAge(_));
@@ -736,7 +795,7 @@ impl Inner {
             Some(Winding { drains_at, .. }) => (ENDED, Some(drains_at)),
             None => (ENDED, None),
         };
-        self.set(phase);
+        self.set(state, phase);
         next
     }
 

@@ -392,6 +392,7 @@ impl Connection {
         stream: impl Future<Output = Result<T, ConnectionError>>,
     ) -> Result<T, StreamError> {
         let lease = self.peer.lease();
+        lease.look_by_itself();
         let stream = pin!(stream);
         tokio::select! {
             biased;

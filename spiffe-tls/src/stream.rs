@@ -220,11 +220,18 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<IO> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let shut = ready!(this.poll_gated(context, Way::Write, |this, context| {
+            Pin::new(&mut this.inner).poll_shutdown(context)
+        }));
+        if shut.is_ok() || this.lease().gate() != Gate::Shut {
+            return Poll::Ready(shut);
+        }
         // What is queued when the connection has been cut stays here; closing the transport is the caller's then.
-        if self.lease().gate() == Gate::Shut && self.inner.get_ref().1.wants_write() {
+        if this.inner.get_ref().1.wants_write() {
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.inner).poll_shutdown(context)
+        Pin::new(&mut this.inner).poll_shutdown(context)
     }
 }
 

@@ -52,12 +52,15 @@ impl TicketKeys {
     }
 
     /// Encrypts under another secret from now on and accepts tickets of the one before: first tell every process, then
-    /// drop the old one by rotating again. The array is wiped.
+    /// drop the old one by rotating again. The secret that is in use changes nothing. The array is wiped.
     ///
     /// Of two calls at once one is the later, which accepts tickets of the other's secret.
     pub fn rotate(&self, secret: &mut [u8; 32]) {
         let next = taken(secret);
         self.secrets.rcu(|before| {
+            if before.0.first().is_some_and(|now| **now == *next) {
+                return Secrets(before.0.clone());
+            }
             let kept = std::iter::once(&next).chain(before.0.first());
             Secrets(kept.cloned().collect())
         });

@@ -212,3 +212,51 @@ async fn a_reqwest_client_that_shows_nothing_knows_its_server_and_drops_it_with_
     assert_eq!(ask().await, hello);
     serving.abort();
 }
+
+/// A client's connection whose configuration's first handshake was on a runtime that nobody drives any more.
+#[test]
+fn a_connection_looks_by_itself_where_its_keeper_does_not_run() {
+    let single = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let serving = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let world = World::new();
+    let to = serving.block_on(async {
+        let tls = world.tls_server().versions(&[&TLS13]).alpn([b"hello"]);
+        let crypto = QuicServerConfig::try_from(tls.server_config().unwrap()).unwrap();
+        let server = Endpoint::server(ServerConfig::with_crypto(Arc::new(crypto)), ANY).unwrap();
+        let to = server.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Some(incoming) = server.accept().await {
+                tokio::spawn(echo(incoming));
+            }
+        });
+        to
+    });
+    let connector = Connector::new(world.tls_client().alpn([b"hello"])).unwrap();
+    let idle = single();
+    let _first = idle.block_on(async {
+        let endpoint = Endpoint::client(ANY).unwrap();
+        let connection = connector.connect(&endpoint, to).await.unwrap();
+        settle().await;
+        (endpoint, connection)
+    });
+    single().block_on(async {
+        let endpoint = Endpoint::client(ANY).unwrap();
+        let connection = connector.connect(&endpoint, to).await.unwrap();
+        let (mut send, mut receive) = connection.open_bi().await.unwrap();
+        send.write_all(b"hello").await.unwrap();
+        send.finish().unwrap();
+        assert_eq!(receive.read_to_end(100).await.unwrap(), b"hello");
+        let other = bundles(&[&Domain::new("other")]);
+        world.client.publish([], other).unwrap();
+        assert!(connection.open_bi().await.is_err());
+    });
+}

@@ -733,3 +733,166 @@ async fn a_grace_without_end_drains_and_never_cuts() {
     let mut context = Context::from_waker(Waker::noop());
     assert!(over.as_mut().poll(&mut context).is_pending());
 }
+
+#[test]
+fn an_own_svid_that_is_withdrawn_unseen_ends_a_connection_that_is_judged_again() {
+    for touched in [false, true] {
+        for withdrawn in [false, true] {
+            let world = World::new();
+            let acceptor = world.acceptor(policy("domain:east"), LeaseRules::cut());
+            let idle = runtime();
+            let (mut far, mut near) = idle.block_on(async {
+                let open = world.open("client", &acceptor).await;
+                settle().await;
+                if touched {
+                    world.publish(world.renewed());
+                    settle().await;
+                }
+                open
+            });
+            runtime().block_on(async {
+                let held = if withdrawn { "another" } else { "server" };
+                world
+                    .server
+                    .publish([Arc::new(world.domain.svid(held, 3000))], world.renewed())
+                    .unwrap();
+                for _ in 0..64 {
+                    if reads(&mut near, &mut far).await.is_err() {
+                        break;
+                    }
+                }
+            });
+            let is_seen = matches!(
+                far.peer().lease().end(),
+                Some(LeaseEnd::OwnWithdrawn { .. })
+            );
+            assert_eq!(is_seen, withdrawn, "touched: {touched}");
+        }
+    }
+}
+
+/// A connection whose own end has more queued than the transport takes.
+async fn queued(world: &World) -> (Stream, Stream) {
+    let acceptor = world.acceptor(policy("domain:east"), LeaseRules::cut());
+    let (near, far) = tokio::io::duplex(1024);
+    let client = world.client("client");
+    let (near, far) = tokio::join!(client.connect(near), acceptor.accept(far));
+    let (near, mut far) = (near.unwrap(), far.unwrap());
+    settle().await;
+    assert_eq!(far.write(&[7; 8192]).await.unwrap(), 8192);
+    (far, near)
+}
+
+#[tokio::test]
+async fn a_task_that_shuts_down_is_woken_by_the_cut() {
+    for cuts in [false, true] {
+        let world = World::new();
+        let (mut far, mut near) = queued(&world).await;
+        let task = tokio::spawn(async move { far.shutdown().await });
+        settle().await;
+        assert!(!task.is_finished());
+        if cuts {
+            world.publish(bundles(&[&Domain::new("other")]));
+            settle().await;
+            assert!(task.is_finished());
+        } else {
+            let mut text = Vec::new();
+            near.read_to_end(&mut text).await.unwrap();
+            assert_eq!(text.len(), 8192);
+        }
+        task.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_is_queued_is_not_sent_unjudged_whoever_sends_it() {
+    for is_flush in [true, false] {
+        for same_key in [true, false] {
+            let world = World::new();
+            let (mut far, mut near) = queued(&world).await;
+            // Only the peer's chain can tell whether it still leads to an authority.
+            world.publish(if same_key {
+                world.renewed()
+            } else {
+                bundles(&[&Domain::new("east")])
+            });
+            settle().await;
+            let sends = async {
+                let _ = if is_flush {
+                    far.flush().await
+                } else {
+                    far.shutdown().await
+                };
+                drop(far);
+            };
+            let mut text = Vec::new();
+            let _ = tokio::join!(sends, near.read_to_end(&mut text));
+            let expected = if same_key { 8192 } else { 0 };
+            assert_eq!(text.len(), expected, "flush: {is_flush}");
+        }
+    }
+}
+
+/// A task that runs where it is woken.
+struct Inline(Mutex<Option<Stream>>);
+
+impl Wake for Inline {
+    fn wake(self: Arc<Self>) {
+        if let Some(stream) = &mut *self.0.lock().unwrap() {
+            let _ = poll_read(stream, &mut [0]);
+        }
+    }
+}
+
+#[test]
+fn an_executor_may_run_a_task_where_it_is_woken() {
+    let (done, is_done) = channel();
+    std::thread::spawn(move || {
+        runtime().block_on(async {
+            let world = World::new();
+            let terms = Terms::new(policy("domain:east"));
+            let acceptor = world.acceptor(terms.clone(), LeaseRules::cut());
+            let (far, _near) = world.open("client", &acceptor).await;
+            settle().await;
+            let task = Arc::new(Inline(Mutex::new(Some(far))));
+            let waker = Waker::from(task.clone());
+            {
+                let mut held = task.0.lock().unwrap();
+                let mut context = Context::from_waker(&waker);
+                let mut byte = [0];
+                let mut buffer = ReadBuf::new(&mut byte);
+                let stream = Pin::new(held.as_mut().unwrap());
+                assert!(stream.poll_read(&mut context, &mut buffer).is_pending());
+            }
+            terms.authorize(policy("domain:other"));
+            settle().await;
+            let far = task.0.lock().unwrap().take();
+            done.send(far.unwrap().peer().lease().end().is_some())
+                .unwrap();
+        });
+    });
+    assert!(is_done.recv_timeout(Duration::from_secs(60)).unwrap());
+}
+
+#[test]
+fn a_drain_begins_where_the_keeper_does_not_run() {
+    let world = World::new();
+    let rules = LeaseRules::drain(Duration::ZERO, Duration::from_secs(10));
+    let terms = Terms::new(policy("domain:east"));
+    let acceptor = world.acceptor(terms.clone(), rules);
+    let idle = runtime();
+    let (mut far, mut near) = idle.block_on(async {
+        let open = world.open("client", &acceptor).await;
+        settle().await;
+        open
+    });
+    runtime().block_on(async {
+        terms.authorize(policy("domain:other"));
+        for _ in 0..64 {
+            reads(&mut near, &mut far).await.unwrap();
+        }
+        let mut over = pin!(far.peer().lease().over());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(over.as_mut().poll(&mut context).is_ready());
+    });
+}

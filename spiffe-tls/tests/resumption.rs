@@ -11,7 +11,7 @@ use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 use spiffe_tls::spiffe_core::bundle::{X509Authorities, X509Authority};
 use spiffe_tls::spiffe_core::verify::Revocations;
-use spiffe_tls::spiffe_core::{BundleSet, Denied, PeerFacts};
+use spiffe_tls::spiffe_core::{Bundle, BundleSet, Denied, PeerFacts, TrustDomain};
 use spiffe_tls::{
     Acceptor, Authorizer, Connector, HandshakeError, LeaseRules, Mtls, Policy, Publisher, Terms,
     TicketKeys, rustls,
@@ -462,6 +462,52 @@ async fn the_order_of_authorities_and_lists_keeps_no_processes_apart() {
         visit(&connector, &servers[0].0).await.unwrap();
         let resumed = visit(&connector, server).await.unwrap();
         assert_eq!(resumed, *expected, "case {case}");
+    }
+}
+
+#[tokio::test]
+async fn names_and_the_word_on_taints_keep_processes_apart() {
+    let world = World::new();
+    let north = Domain::new("north");
+    let server = |name: &str, refuses: bool| {
+        let more = Bundle::new(TrustDomain::parse(name).unwrap())
+            .with_x509_authorities(north.bundle().x509_authorities().clone());
+        let bundles = BundleSet::from_iter([world.domain.bundle(), more]);
+        let source = Publisher::fixed([world.domain.svid("server", 3000)], bundles);
+        let terms = Terms::new(policy("domain:east"));
+        terms.refuse_tainted(refuses);
+        let server = mtls(&source, terms, &world.clock, &TLS13);
+        let server = server.ticket_keys(&TicketKeys::new(&mut [7; 32]));
+        server.acceptor().unwrap()
+    };
+    let first = server("b", false);
+    for (second, expected) in [
+        (server("b", false), true),
+        (server("c", false), false),
+        (server("b", true), false),
+    ] {
+        let connector = world.client(&TLS13).connector().unwrap();
+        visit(&connector, &first).await.unwrap();
+        let resumed = visit(&connector, &second).await.unwrap();
+        assert_eq!(resumed, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_running_acceptor_follows_its_shared_keys() {
+    for version in VERSIONS {
+        let world = World::new();
+        let keys = TicketKeys::new(&mut [7; 32]);
+        let acceptor = world.server(version).ticket_keys(&keys).acceptor().unwrap();
+        let connector = world.client(version).connector().unwrap();
+        visit(&connector, &acceptor).await.unwrap();
+        for (secrets, resumes) in [(vec![8], true), (vec![8, 8], true), (vec![9, 10], false)] {
+            for secret in secrets {
+                keys.rotate(&mut [secret; 32]);
+            }
+            let resumed = visit(&connector, &acceptor).await.unwrap();
+            assert_eq!(resumed, resumes, "{version:?}");
+        }
     }
 }
 
