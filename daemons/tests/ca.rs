@@ -451,9 +451,16 @@ fn a_log_that_was_removed_or_replaced_is_no_new_beginning() {
     fs::write(&log, &good).unwrap();
     desk.run(&issue, 0);
     desk.run(&["ca", "log", "verify"], 0);
+    let mut journal: Value = serde_json::from_str(&desk.read("spiffe-ca/journal.json")).unwrap();
+    let mut ahead = journal.clone();
+    ahead["log"]["records"] = u64::MAX.into();
+    let ahead = serde_json::to_vec(&ahead).unwrap();
+    fs::write(desk.file("spiffe-ca/journal.json"), ahead).unwrap();
+    let error = desk.error(&["ca", "log", "verify"], 1);
+    let says = format!("the journal knows record {}", u64::MAX);
+    assert!(error.contains(&says), "{error}");
     // What the error says to do about one that is lost for good.
     fs::remove_file(&log).unwrap();
-    let mut journal: Value = serde_json::from_str(&desk.read("spiffe-ca/journal.json")).unwrap();
     assert_eq!(journal["log"]["records"], 1);
     journal.as_object_mut().unwrap().remove("log");
     let journal = serde_json::to_vec(&journal).unwrap();

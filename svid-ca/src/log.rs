@@ -189,15 +189,24 @@ impl IssuanceLog {
         if whole > 0 {
             let (last, hash) = log.last_record(LOG_FILE, whole)?;
             end.first = log.first_record(LOG_FILE)?.number;
-            (end.next, end.head, end.length) = (last.number + 1, hash, whole);
-            // What an earlier process has left unsynced is there, and goes to the disk with the next sync.
+            (end.next, end.head, end.length) = (log.next_number(LOG_FILE, &last)?, hash, whole);
+            // An earlier process may have left records unsynced, and no mark may be ahead of what survives.
+            storage
+                .sync(LOG_FILE)
+                .and_then(|()| storage.sync_directory())
+                .map_err(|error| LogError::Io {
+                    path: storage.path(LOG_FILE),
+                    action: "synced",
+                    reason: told(&error),
+                })?;
             (end.synced, end.synced_head) = (whole, end.head.clone());
             last_time = last.time.parse().ok();
         } else if let Some(closed) = log.closed_files()?.last() {
             // A crash between closing a file and the first record of the next.
             let whole = log.length(closed)?;
             let (last, hash) = log.last_record(closed, whole)?;
-            (end.next, end.first, end.head) = (last.number + 1, last.number + 1, hash);
+            end.next = log.next_number(closed, &last)?;
+            (end.first, end.head) = (end.next, hash);
             last_time = last.time.parse().ok();
         }
         Ok(Self {
@@ -482,7 +491,7 @@ pub fn verify(
                     "it does not follow from the record before: one of them was changed, or some are missing".into(),
                 ));
             }
-            if record.number != verified.first + verified.records {
+            if verified.first.checked_add(verified.records) != Some(record.number) {
                 return Err(broken(format!("its number is {}", record.number)));
             }
             if *file != LOG_FILE && line_number == 1 && *file != closed_name(record.number) {
@@ -602,6 +611,11 @@ impl Reading<'_> {
         let line = &lines[start.map_or(0, |at| at + 1)..];
         let record = serde_json::from_slice(line).map_err(|_| self.damaged(file))?;
         Ok((record, hex(&self.crypto.sha256(line))))
+    }
+
+    /// The number of the record after the last one.
+    fn next_number(&self, file: &str, last: &Record) -> Result<u64, LogError> {
+        last.number.checked_add(1).ok_or_else(|| self.damaged(file))
     }
 
     fn first_record(&self, file: &str) -> Result<Record, LogError> {

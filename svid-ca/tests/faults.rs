@@ -491,3 +491,42 @@ fn a_step_that_fails_once_costs_that_step_alone() {
     }
     assert!(logs_lost > 0, "some of the steps are syncs of the log");
 }
+
+#[test]
+fn what_a_killed_process_left_unsynced_is_safe_before_the_journal_counts_on_it() {
+    let lock = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Disk::default());
+    let issue = |ca: &TrustDomainCa| {
+        ready(ca.issue_x509(&web(), key(KeyType::EcP256).public_key(), NOW)).unwrap()
+    };
+    let ca = open(&disk, &lock, NOW).unwrap();
+    let issued = issue(&ca);
+    // Killed: its end syncs nothing, and the system still holds all that was written.
+    let steps = disk.steps();
+    disk.inner().fault = Some(Fault::Off { from: steps });
+    drop(ca);
+    let mut inner = disk.inner();
+    inner.fault = None;
+    for file in &mut inner.files {
+        file.let_go = 0;
+    }
+    drop(inner);
+    let is_safe = |disk: &Disk, issued: &IssuedX509| {
+        let lost = disk.restarted(Loss::Contents);
+        logged(&lost, "after a loss of power").contains(&hex(&issued.serial))
+    };
+    assert!(!is_safe(&disk, &issued), "until somebody syncs it");
+
+    let ca = open(&disk, &lock, NOW).unwrap();
+    ready(ca.prepare(Kind::Jwt, NOW)).unwrap();
+    ready(ca.tick(NOW, &Evidence::complete([]))).unwrap();
+    // Before the end of this process, which syncs what is left.
+    let disk = disk.restarted(Loss::Contents);
+    drop(ca);
+    for loss in LOSSES {
+        let after = disk.restarted(loss);
+        let again = open(&after, &lock, NOW).unwrap_or_else(|error| panic!("{loss:?}: {error}"));
+        issue(&again);
+    }
+    assert!(is_safe(&disk, &issued));
+}

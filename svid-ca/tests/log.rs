@@ -277,6 +277,23 @@ impl Storage for Counted {
 }
 
 #[test]
+fn a_last_number_that_none_follows_is_damage() {
+    let place = Place::new();
+    fill(&place.open(LogLimits::default()).unwrap(), 1);
+    let good = fs::read_to_string(place.file()).unwrap();
+    for (number, goes_on) in [(u64::MAX - 1, true), (u64::MAX, false)] {
+        let other = good.replace("\"number\":1,", &format!("\"number\":{number},"));
+        fs::write(place.file(), &other).unwrap();
+        match place.open(LogLimits::default()) {
+            Ok(log) => drop(log),
+            Err(LogError::Damaged { .. }) if !goes_on => continue,
+            Err(error) => panic!("{number}: {error}"),
+        }
+        assert!(goes_on, "{number}");
+    }
+}
+
+#[test]
 fn records_are_synced_in_groups_and_no_more_than_one_group_can_be_lost() {
     let place = Place::new();
     let storage = Arc::new(Counted {

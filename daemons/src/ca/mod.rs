@@ -287,18 +287,21 @@ impl CaDirectory {
         // The hash of the record that the journal knows, as the one behind it says.
         let mut found = None;
         let verified = verify(&storage, &*aws_lc_rs(), |record| {
-            if mark.is_some_and(|mark| record.number == mark.records + 1) {
+            if mark.is_some_and(|mark| record.number.checked_sub(1) == Some(mark.records)) {
                 found = Some(record.previous.clone());
             }
             look(record);
         })?;
-        let records = (verified.first + verified.records).saturating_sub(1);
+        let records = verified
+            .first
+            .saturating_add(verified.records)
+            .saturating_sub(1);
         if let Some(mark) = mark {
             if records == mark.records {
                 found = Some(verified.head.clone());
             }
             // Files from before the mark may have been deleted, to bound the log.
-            let is_deleted = verified.first > mark.records + 1;
+            let is_deleted = verified.first > mark.records.saturating_add(1);
             if !is_deleted && found.as_ref() != Some(&mark.head) {
                 return Err(CaDirectoryError::Log(LogError::Behind {
                     path: storage.as_path().join(LOG_FILE),
