@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
@@ -15,13 +14,16 @@ use super::PATIENCE;
 /// Where the screen is begun anew.
 const CLEAR: &str = "\x1b[H\x1b[J";
 
+/// What is shown behind all else.
+const MARK: &str = "(the end)";
+
 pub struct Terminal {
     child: Child,
     keys: File,
-    own_end: OwnedFd,
+    own_end: File,
     before: Termios,
     output: Receiver<Vec<u8>>,
-    shown: String,
+    shown: Vec<u8>,
 }
 
 impl Terminal {
@@ -66,23 +68,26 @@ impl Terminal {
             child,
             keys,
             before: tcgetattr(&pty.slave).unwrap(),
-            own_end: pty.slave,
+            own_end: File::from(pty.slave),
             output,
-            shown: String::new(),
+            shown: Vec::new(),
         }
     }
 
-    /// Waits until what was shown so far is as it should be, and returns it.
-    pub fn until(&mut self, is_good: impl Fn(&str) -> bool) -> &str {
+    /// Waits until what was shown so far is as it should be, and returns it. A character that came half is none yet.
+    pub fn until(&mut self, is_good: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + PATIENCE;
-        while !is_good(&self.shown) {
+        loop {
+            let shown = String::from_utf8_lossy(&self.shown);
+            if is_good(&shown) {
+                return shown.into_owned();
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             match self.output.recv_timeout(left) {
-                Ok(bytes) => self.shown.push_str(std::str::from_utf8(&bytes).unwrap()),
-                Err(_) => panic!("it did not come; what came: {:#?}", self.shown),
+                Ok(bytes) => self.shown.extend(bytes),
+                Err(_) => panic!("it did not come; what came: {shown:#?}"),
             }
         }
-        &self.shown
     }
 
     /// Waits until a whole screen holds each of these texts, and returns it.
@@ -94,7 +99,7 @@ impl Terminal {
             let good = |screen: &&&str| texts.iter().all(|text| screen.contains(text));
             whole.iter().rfind(good).map(|screen| (*screen).to_owned())
         };
-        find(self.until(|shown| find(shown).is_some())).unwrap()
+        find(&self.until(|shown| find(shown).is_some())).unwrap()
     }
 
     pub fn shows(&mut self, text: &str) {
@@ -109,15 +114,14 @@ impl Terminal {
         self.child.id()
     }
 
-    /// Waits for the end; the terminal must be as it was before. Returns what was shown.
+    /// Waits for the end, and for all that was shown until then, which is returned; the terminal must be as it was before.
     pub fn end(mut self) -> (ExitStatus, String) {
         let ended = self.child.wait().unwrap();
         assert!(tcgetattr(&self.own_end).unwrap() == self.before);
-        let mut shown = std::mem::take(&mut self.shown);
-        while let Ok(bytes) = self.output.try_recv() {
-            shown.push_str(std::str::from_utf8(&bytes).unwrap());
-        }
-        (ended, shown)
+        // What comes before this was there at the end.
+        self.own_end.write_all(MARK.as_bytes()).unwrap();
+        let shown = self.until(|shown| shown.ends_with(MARK));
+        (ended, shown.strip_suffix(MARK).unwrap().to_owned())
     }
 }
 
@@ -131,3 +135,6 @@ impl Drop for Terminal {
 
 /// What Ctrl-C sends.
 pub const CTRL_C: &[u8] = b"\x03";
+
+/// What Ctrl-\ sends.
+pub const CTRL_BACKSLASH: &[u8] = b"\x1c";
