@@ -91,7 +91,8 @@ impl Program {
     }
 
     /// Whether it leads a process group of its own, so that signals reach what it starts as well; it does otherwise. One
-    /// that shares a terminal must not.
+    /// that shares a terminal must not: it is then not sent the SIGINT and SIGQUIT that come, which the terminal's keys have
+    /// sent it already.
     #[must_use]
     pub fn own_group(mut self, own_group: bool) -> Self {
         self.own_group = own_group;
@@ -102,7 +103,7 @@ impl Program {
     /// [`environment`].
     ///
     /// It runs only while there is an identity: when that is withdrawn it is stopped, whatever else its files' changes do to
-    /// it, and started again once there is one.
+    /// it, and started again once there is one. While none runs, SIGHUP, SIGINT, SIGQUIT and SIGTERM end the waiting.
     ///
     /// # Errors
     ///
@@ -151,8 +152,8 @@ impl Program {
                     biased;
                     ended = ended(&mut running) => return ended.map_err(|error| self.failed(error)),
                     Some(signal) = signals.recv() => match &running {
-                        Some(child) => self.send(child, signal),
-                        None if ENDINGS.contains(&signal) => {
+                        Some(child) => self.pass_on(child, signal),
+                        None if ENDINGS.contains(&signal) || signal == Signal::SIGHUP => {
                             return Ok(ExitStatus::from_raw(signal as i32));
                         }
                         None => {}
@@ -209,14 +210,24 @@ impl Program {
                     return Ok(is_last.then_some(ended));
                 }
                 Some(signal) = signals.recv() => {
-                    is_last |= ENDINGS.contains(&signal);
-                    self.send(child, signal);
+                    // From a terminal that is gone, SIGHUP is an end as well; otherwise it may ask for another configuration.
+                    is_last |= ENDINGS.contains(&signal)
+                        || (signal == Signal::SIGHUP && !self.own_group);
+                    self.pass_on(child, signal);
                 }
                 () = &mut deadline => {
                     self.send(child, Signal::SIGKILL);
                     deadline = Box::pin(std::future::pending());
                 }
             }
+        }
+    }
+
+    /// Sends on a signal that has come, unless it came from the terminal, which sends its own to everybody in front of it.
+    fn pass_on(&self, child: &Child, signal: Signal) {
+        let has_it = !self.own_group && matches!(signal, Signal::SIGINT | Signal::SIGQUIT);
+        if !has_it {
+            self.send(child, signal);
         }
     }
 

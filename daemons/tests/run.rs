@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
-use support::terminal::{CTRL_C, Terminal};
+use support::terminal::{CTRL_BACKSLASH, CTRL_C, Terminal};
 use support::{Running, Up, own_entry, run, spiffe};
 use tempfile::TempDir;
 
@@ -318,6 +318,31 @@ fn on_a_terminal_a_program_has_the_terminal_and_its_keys() {
     terminal.shows("ready\r\n");
     terminal.press(CTRL_C);
     assert_eq!(terminal.end().0.code(), Some(128 + 2));
+    assert_eq!(w.left_behind(), 0);
+}
+
+#[test]
+fn on_a_terminal_whatever_ends_a_program_ends_the_wait_for_an_identity() {
+    let mut w = World::new("");
+    let mut command = w.command(&["run", "--", "sh", "-c", "echo ready; exec cat"]);
+    command.env("RUST_LOG", "info");
+    let mut terminals = [(); 3].map(|()| Terminal::run(&command));
+    for terminal in &mut terminals {
+        terminal.shows("ready\r\n");
+    }
+    w.restart(&[]);
+    for terminal in &mut terminals {
+        terminal.shows("stopped; waiting for an identity");
+    }
+    let [mut interrupted, mut quit, hung_up] = terminals;
+    interrupted.press(CTRL_C);
+    assert_eq!(interrupted.end().0.code(), Some(128 + 2));
+    quit.press(CTRL_BACKSLASH);
+    assert_eq!(quit.end().0.code(), Some(128 + 3));
+    let pid = hung_up.id().to_string();
+    let sent = Command::new("kill").args(["-s", "HUP", &pid]).status();
+    assert!(sent.unwrap().success());
+    assert_eq!(hung_up.end().0.code(), Some(128 + 1));
     assert_eq!(w.left_behind(), 0);
 }
 

@@ -62,7 +62,7 @@ impl Arguments {
     async fn supervise(&self) -> Result<(), Failure> {
         let (program, rest) = self.command.split_first().expect("the parser requires one");
         let shares_terminal = io::stdin().is_terminal();
-        let mut signals = signals(shares_terminal).map_err(Failure::failed)?;
+        let mut signals = signals().map_err(Failure::failed)?;
         let clock = Arc::new(SystemClock::new());
         let (client, timeout) = (self.api.client()?, self.api.timeout());
         let source = X509Source::builder()
@@ -91,10 +91,10 @@ impl Arguments {
     }
 }
 
-/// The signals to be passed on. A terminal sends its own to everybody in front of it, so those are for the program already.
-fn signals(shares_terminal: bool) -> io::Result<mpsc::Receiver<Signal>> {
+/// The signals that come.
+fn signals() -> io::Result<mpsc::Receiver<Signal>> {
     let (sender, receiver) = mpsc::channel(16);
-    for (kind, passed_on) in [
+    for (kind, that) in [
         (SignalKind::hangup(), Signal::SIGHUP),
         (SignalKind::interrupt(), Signal::SIGINT),
         (SignalKind::quit(), Signal::SIGQUIT),
@@ -104,10 +104,9 @@ fn signals(shares_terminal: bool) -> io::Result<mpsc::Receiver<Signal>> {
     ] {
         let mut arriving = signal(kind)?;
         let sender = sender.clone();
-        let is_known = matches!(passed_on, Signal::SIGINT | Signal::SIGQUIT);
         tokio::spawn(async move {
             while arriving.recv().await.is_some() {
-                if !(shares_terminal && is_known) && sender.send(passed_on).await.is_err() {
+                if sender.send(that).await.is_err() {
                     return;
                 }
             }
