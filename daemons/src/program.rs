@@ -122,29 +122,31 @@ impl Program {
             match &mut running {
                 None if status.svids > 0 => running = Some(self.start()?),
                 None => {}
-                Some(child) if status.svids == 0 => {
-                    tracing::warn!(
-                        program = ?self.program,
-                        "the identity was withdrawn: stopping the program until there is one again"
-                    );
+                Some(child) if status.svids == 0 || (is_new && self.restarts()) => {
+                    if status.svids == 0 {
+                        tracing::warn!(
+                            program = ?self.program,
+                            "the identity was withdrawn: stopping the program until there is one again"
+                        );
+                    } else {
+                        tracing::info!(program = ?self.program, "restarting");
+                    }
                     if let Some(ended) = self.stop(child, signals).await? {
                         return Ok(ended);
                     }
                     running = None;
-                    tracing::info!(program = ?self.program, "stopped; waiting for an identity");
-                }
-                Some(child) if is_new => match self.on_rotation {
-                    OnRotation::Nothing => {}
-                    OnRotation::Signal(signal) => self.send(child, signal),
-                    OnRotation::Restart => {
-                        tracing::info!(program = ?self.program, "restarting");
-                        if let Some(ended) = self.stop(child, signals).await? {
-                            return Ok(ended);
-                        }
-                        // What has come meanwhile is seen below.
-                        running = Some(self.start()?);
+                    // Its end took a while: whether there is an identity is decided by what is so now.
+                    status = delivery.status();
+                    if status.svids == 0 {
+                        tracing::info!(program = ?self.program, "stopped; waiting for an identity");
                     }
-                },
+                    continue;
+                }
+                Some(child) if is_new => {
+                    if let OnRotation::Signal(signal) = self.on_rotation {
+                        self.send(child, signal);
+                    }
+                }
                 Some(_) => {}
             }
             status = loop {
@@ -221,6 +223,10 @@ impl Program {
                 }
             }
         }
+    }
+
+    fn restarts(&self) -> bool {
+        self.on_rotation == OnRotation::Restart
     }
 
     /// Sends on a signal that has come, unless it came from the terminal, which sends its own to everybody in front of it.
