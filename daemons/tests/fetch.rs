@@ -353,14 +353,15 @@ async fn skewed(ahead: Duration, back: Duration) -> (LocalTrustDomain, LocalApi,
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_is_not_the_issuers_is_named_with_both_times() {
     let two_hours = Duration::from_secs(7200);
-    let run = |what: &[&str], place: &TempDir| {
+    let within = |timeout: &str, what: &[&str], place: &TempDir| {
         let mut command = spiffe();
-        command.args(["fetch", "--timeout", "2s"]).args(what);
+        command.args(["fetch", "--timeout", timeout]).args(what);
         command.arg("--socket").arg(place.path().join("s"));
         let output = tokio::task::block_in_place(|| command.output().unwrap());
         let errors = String::from_utf8(output.stderr).unwrap();
         (output.status.code(), errors)
     };
+    let run = |what: &[&str], place: &TempDir| within("90s", what, place);
     let token = ["jwt", "--audience", "reports"];
     let none = Duration::ZERO;
     let (_domain, _api, place) = skewed(two_hours, none).await;
@@ -373,7 +374,8 @@ async fn a_clock_that_is_not_the_issuers_is_named_with_both_times() {
         "{errors}"
     );
     let (_domain, _api, place) = skewed(none, two_hours).await;
-    let (status, errors) = run(&[], &place);
+    // What is expired already is waited for in vain.
+    let (status, errors) = within("2s", &[], &place);
     assert_eq!(status, Some(1), "{errors}");
     assert!(
         errors.contains("the SVID of spiffe://example.org/web expired at 2")

@@ -14,8 +14,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-/// How long anything that must happen may take.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long anything that must happen may take. A source that was denied asks again after up to half a minute.
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 pub fn spiffe() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_spiffe"));
