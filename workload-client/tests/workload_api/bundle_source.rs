@@ -91,7 +91,7 @@ async fn both_profiles_make_one_bundle_of_each_trust_domain() {
 }
 
 #[tokio::test]
-async fn aserver_with_one_profile_is_followed_for_that() {
+async fn a_server_with_one_profile_is_followed_for_that() {
     let f = Fixture::new();
     f.api.x509_bundles.send(x509(&[&Ca::new("east.example")]));
     f.api.jwt_bundles.fail(Status::unimplemented("no tokens"));
