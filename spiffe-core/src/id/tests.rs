@@ -282,6 +282,21 @@ fn joining_checks_each_segment() {
     let id = SpiffeId::parse("spiffe://td/a").unwrap();
     assert_eq!(id.join(["b"]).unwrap(), "spiffe://td/a/b");
     assert_eq!(id.join([".."]).unwrap_err().rule(), Rule::IdDotSegment);
+    let room = MAX_ID_BYTES - "spiffe://td/a/".len();
+    for (bytes, fits) in [(room, true), (room + 1, false), (room + 9, false)] {
+        let joined = id.join([&*"b".repeat(bytes)]);
+        assert_eq!(joined.is_ok(), fits, "{bytes}");
+    }
+}
+
+#[test]
+fn owned_and_borrowed_forms_are_equal_and_found_by_their_text() {
+    let id = SpiffeId::parse("spiffe://td/a").unwrap();
+    let (owned, borrowed) = (id.trust_domain().to_owned(), TrustDomainRef::literal("td"));
+    assert!(owned == borrowed && borrowed == owned);
+    assert!(owned != TrustDomainRef::literal("other") && TrustDomainRef::literal("other") != owned);
+    let ids = std::collections::HashSet::from([id]);
+    assert!(ids.contains("spiffe://td/a") && !ids.contains(""));
 }
 
 #[test]
