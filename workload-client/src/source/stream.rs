@@ -188,6 +188,7 @@ impl<R: Reader> Stream<R> {
                 last: None,
                 endpoint: EndpointState::Connecting,
                 last_error: None,
+                away_since: None,
                 is_over: false,
             }),
             joined: Notify::new(),
@@ -202,7 +203,6 @@ impl<R: Reader> Stream<R> {
             random,
             clock,
             backoff: Backoff::default(),
-            away_since: None,
         };
         Self {
             shared,
@@ -214,16 +214,18 @@ impl<R: Reader> Stream<R> {
 /// What the task and its members share.
 struct Shared<U> {
     group: Mutex<Group<U>>,
-    /// A member has joined, which a task that waits for its next attempt takes as a reason to make it now.
+    /// A member has joined, which has times of its own; a task that waits for its next attempt makes it now.
     joined: Notify,
 }
 
 struct Group<U> {
     members: Vec<Weak<Member<U>>>,
-    /// The last good update, for those who join later.
-    last: Option<Arc<U>>,
+    /// The last good update and when it came, for those who join later.
+    last: Option<(Arc<U>, Timestamp)>,
     endpoint: EndpointState,
     last_error: Option<String>,
+    /// Since when there has been no good stream, on the stopwatch.
+    away_since: Option<Duration>,
     /// Nobody can join any more.
     is_over: bool,
 }
@@ -235,15 +237,17 @@ impl<U: 'static> Shared<U> {
         if group.is_over {
             return false;
         }
+        if let Some((last, received)) = &group.last {
+            member.apply(last, None, clock, Some(*received));
+        }
+        // What came earlier says nothing of how the stream fares now.
+        member.lock().lost_at = group.away_since;
         member.state.send_modify(|state| {
             state.endpoint = group.endpoint;
             if group.last_error.is_some() {
                 state.last_error.clone_from(&group.last_error);
             }
         });
-        if let Some(last) = &group.last {
-            member.apply(last, None, clock, Some(clock.now()));
-        }
         group.members.push(Arc::downgrade(member));
         drop(group);
         self.joined.notify_waiters();
@@ -327,7 +331,6 @@ impl<U: 'static> Member<U> {
             Ok(update) => {
                 self.apply(&update, None, &**client.clock(), None);
                 self.state.send_modify(|state| {
-                    state.last_update = None;
                     state.last_error.get_or_insert_with(|| {
                         "what is held is the last good state of an earlier run".into()
                     });
@@ -403,7 +406,7 @@ impl<U: 'static> Member<U> {
             state.endpoint = EndpointState::Following;
             state.ready |= applied.is_enough;
             state.last_error = applied.problem;
-            state.last_update = Some(now);
+            state.last_update = received;
             state.notices = applied.notices;
             state.withdrawn = false;
         });
@@ -489,8 +492,6 @@ struct Task<R: Reader> {
     clock: Arc<dyn Clock>,
     backoff: Backoff,
     clocks: Clocks,
-    /// Since when there has been no good stream.
-    away_since: Option<Duration>,
     outages: Arc<Outages>,
     guard: Guard<R::Update>,
 }
@@ -588,22 +589,22 @@ impl<R: Reader> Task<R> {
                 let first = good_since.is_none();
                 let since = self.clock.monotonic();
                 good_since.get_or_insert(since);
-                if let Some(away) = self.away_since.take() {
-                    self.outages.ended(since.saturating_sub(away));
-                }
                 let update = Arc::new(update);
+                let received = self.clock.now();
                 let known = |group: &mut Group<R::Update>| {
-                    group.last = Some(update.clone());
+                    group.last = Some((update.clone(), received));
                     group.endpoint = EndpointState::Following;
                     group.last_error = None;
+                    if let Some(away) = group.away_since.take() {
+                        self.outages.ended(since.saturating_sub(away));
+                    }
                 };
                 let raw = raw.as_ref().map(|raw| raw.as_slice());
                 self.shared().each(known, |member| {
                     if first {
                         member.observer.event(&Event::Connected);
                     }
-                    let clock = &*self.clock;
-                    member.apply(&update, raw, clock, Some(clock.now()));
+                    member.apply(&update, raw, &*self.clock, Some(received));
                 });
             }
             Err(error) => {
@@ -626,11 +627,11 @@ impl<R: Reader> Task<R> {
     /// There is no stream any more.
     fn failed(&mut self, error: &ClientError) {
         let now = self.clock.monotonic();
-        self.away_since.get_or_insert(now);
         let text = error.to_string();
         let known = |group: &mut Group<R::Update>| {
             group.endpoint = EndpointState::Waiting;
             group.last_error = Some(text.clone());
+            group.away_since.get_or_insert(now);
             group.is_over |= !error.is_retryable();
         };
         self.shared().each(known, |member| {
@@ -693,6 +694,8 @@ impl<R: Reader> Task<R> {
     async fn or_due<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
         loop {
+            // From before the look at what is due: whoever joins after it is not missed.
+            let joined = pin!(self.shared().joined.notified());
             let mut first: Option<Duration> = None;
             self.shared().each(
                 |_| {},
@@ -702,12 +705,18 @@ impl<R: Reader> Task<R> {
                     first = times.chain(parts.look_at).min();
                 },
             );
-            let Some(at) = first else {
-                return future.await;
+            let due = async {
+                match first {
+                    Some(at) => self.clock.sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
             };
-            match select(future.as_mut(), self.clock.sleep_until(at)).await {
+            match select(future.as_mut(), select(pin!(due), joined)).await {
                 Either::Left((output, _)) => return output,
-                Either::Right(_) => self.due(at),
+                Either::Right((Either::Left(_), _)) => {
+                    first.into_iter().for_each(|at| self.due(at))
+                }
+                Either::Right((Either::Right(_), _)) => {}
             }
         }
     }

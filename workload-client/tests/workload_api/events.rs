@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use spiffe_workload_client::observe::{Event, Metrics};
-use spiffe_workload_client::source::X509SourceBuilder;
+use spiffe_workload_client::source::{EndpointState, Readiness, X509SourceBuilder};
 use spiffe_workload_client::spiffe_core::{Clock, Source, Watch};
 use spiffe_workload_client::{FileSource, Files, WorkloadApiClient, X509Source};
 use tonic::Status;
@@ -195,6 +195,77 @@ async fn an_identity_goes_on_ageing_when_nothing_is_asked_any_more() {
     f.told.come("expired", 1).await;
     assert_eq!(f.told.count("overdue"), 1);
     source.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_source_that_joins_late_is_where_the_others_are() {
+    let mut f = Fixture::new();
+    let end = START + HOUR;
+    f.api.x509.send(update([f.ca.svid_until("/web", end)]));
+    let client = WorkloadApiClient::builder(f.place.endpoint())
+        .clock(f.clock.clone())
+        .deadline(HOUR * 24)
+        .build();
+    let start = |told: &Recorder| {
+        let builder = X509Source::builder().client(client.clone());
+        builder.metrics(Arc::new(told.clone())).start().unwrap()
+    };
+    let first = start(&f.told);
+    f.told.come("updated", 1).await;
+    f.go_to(MINUTE * 30).await;
+    let [early, late] = [Recorder::default(), Recorder::default()];
+    let second = start(&early);
+    assert_eq!(second.status().readiness, Readiness::Ready);
+    assert_eq!(second.status().last_update, Some(START));
+    // Between two looks of the task, which has nothing else to wake it.
+    f.go_to(MINUTE * 50).await;
+    f.told.come("overdue", 1).await;
+    early.come("overdue", 1).await;
+    let third = start(&late);
+    let since = START + MINUTE * 40;
+    for source in [&first, &second, &third] {
+        assert_eq!(source.status().readiness, Readiness::Overdue { since });
+        assert_eq!(source.status().endpoint, EndpointState::Following);
+    }
+    late.come("overdue", 1).await;
+
+    // In an outage too.
+    f.server = None;
+    f.told.come("lost", 2).await;
+    let told = Recorder::default();
+    let fourth = start(&told);
+    assert_eq!(fourth.status().endpoint, EndpointState::Waiting);
+    let error = first.status().last_error;
+    assert!(error.is_some());
+    assert_eq!(fourth.status().last_error, error);
+    told.come("lost", 1).await;
+    f.server = Some(Running::start(&f.api, &f.place.path()));
+    f.clock.pass(MINUTE).await;
+    let said = told.come("recovered", 1).await;
+    assert!(said.starts_with("recovered Some"), "{said}");
+    f.told.come("recovered", 1).await;
+}
+
+/// The first member holds nothing that ages, so the second one's times are all that the task has.
+#[tokio::test]
+async fn what_a_source_that_joins_has_to_say_does_not_wait_for_the_next_look() {
+    let f = Fixture::new();
+    let second = Duration::from_secs(1);
+    f.api
+        .x509
+        .send(update([f.ca.svid_until("/web", START + second * 30)]));
+    let client = WorkloadApiClient::builder(f.place.endpoint())
+        .clock(f.clock.clone())
+        .deadline(HOUR * 24)
+        .build();
+    let builder = || X509Source::builder().client(client.clone());
+    let first = builder().hint("nobody").start().unwrap();
+    until(|| first.current().bundles().len() == 1).await;
+    f.clock.somebody_waits(MINUTE).await;
+    let told = Recorder::default();
+    let _second = builder().metrics(Arc::new(told.clone())).start().unwrap();
+    f.clock.pass(second * 20).await;
+    told.come("overdue", 1).await;
 }
 
 #[tokio::test]
