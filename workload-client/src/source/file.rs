@@ -27,7 +27,7 @@ use super::aging::{Aging, NotYetValid};
 use super::builder::default_crypto;
 use super::follow::{EndpointState, Following, Running, State, runtime};
 use super::survival::{Outlook, Readiness, Survival};
-use super::x509::check;
+use super::x509::{check, usable};
 use super::{DEFAULT_START_TIMEOUT, SourceStatus, StartError};
 use crate::observe::{Event, Metrics, Observer};
 use crate::update::MAX_SVIDS;
@@ -136,6 +136,10 @@ impl Files {
         self
     }
 
+    fn is_delivered(&self) -> bool {
+        matches!(self.layout, Layout::Delivered(_))
+    }
+
     /// What is looked at for changes, each path once.
     fn paths(&self) -> Vec<PathBuf> {
         let mut paths = match &self.layout {
@@ -159,7 +163,11 @@ impl Files {
 /// - There is no withdrawal: removing the files takes nothing back, and the SVID serves until it expires. Only
 ///   [`Files::delivered`] knows one.
 ///
-/// Files are looked at by their identity, size and times, and read only after a change.
+/// - An SVID in a revision of [`Files::delivered`] has expired or does not verify: the others rotate all the same, and
+///   what stands in for it is what [`X509Source`](super::X509Source) would use.
+///
+/// Files are looked at by their identity, size and times, and read only after a change, or again at every look while some
+/// of what they hold cannot be used.
 #[derive(Clone)]
 pub struct FileSource {
     publisher: Publisher,
@@ -389,7 +397,7 @@ struct Watching {
     interval: Duration,
     publisher: Publisher,
     report: Report,
-    /// The files that were published last.
+    /// The files that were published last, unless they are to be read again.
     seen: Option<Vec<Option<Mark>>>,
     /// Readings in a row that did not fit together.
     failures: u32,
@@ -420,12 +428,15 @@ impl Watching {
             Ok(Reading {
                 marks,
                 found: Some(found),
-            }) => found.and_then(|found| self.publish(found)).map(|()| marks),
+            }) => found
+                .and_then(|found| self.publish(found))
+                // What could not be used may be usable at the next look, without a change of the files.
+                .map(|is_usable| is_usable.then_some(marks)),
             Err(error) => Err(format!("the files were not read: {error}")),
         };
         match result {
             Ok(marks) => {
-                self.seen = Some(marks);
+                self.seen = marks;
                 self.failures = 0;
             }
             Err(error) => {
@@ -471,7 +482,8 @@ impl Watching {
         }
     }
 
-    fn publish(&mut self, found: Found) -> Result<(), String> {
+    /// Publishes what was found; says whether all of it could be used.
+    fn publish(&mut self, found: Found) -> Result<bool, String> {
         let current = self.publisher.load();
         let now = self.clock.now();
         let mut bundles = BundleSet::new();
@@ -492,42 +504,57 @@ impl Watching {
         } else {
             Arc::new(bundles)
         };
-        let checked = found
-            .svids
-            .iter()
-            .try_for_each(|svid| check(&self.verifier, svid, &bundles, now));
-        if let Err(error) = checked {
-            if self.failures + 1 >= TORN_RETRIES {
-                // No writer takes so long: an authority that is gone must not stay trusted for the SVID's sake.
-                self.published(current.svids().to_vec(), bundles)?;
-            }
-            return Err(error);
-        }
         let known = |svid: X509Svid| {
             let held = current.svids().iter().find(|held| is_same(held, &svid));
             held.cloned().unwrap_or_else(|| Arc::new(svid))
         };
-        let svids: Vec<_> = found.svids.into_iter().map(known).collect();
-        let is_withdrawn = svids.is_empty();
-        self.published(svids, bundles)?;
+        let offered: Vec<_> = found.svids.into_iter().map(known).collect();
+        let is_withdrawn = offered.is_empty();
+        let svids = if self.files.is_delivered() {
+            // Nothing is torn in a revision: what cannot be used in it is what was delivered.
+            let held = current.svids();
+            let (svids, unusable) = usable(&self.verifier, &offered, held, &bundles, now);
+            problem = unusable.or(problem);
+            svids.unwrap_or_else(|| held.to_vec())
+        } else {
+            let check = |svid: &Arc<X509Svid>| check(&self.verifier, svid, &bundles, now);
+            if let Err(error) = offered.iter().try_for_each(check) {
+                if self.failures + 1 >= TORN_RETRIES {
+                    // No writer takes so long: an authority that is gone must not stay trusted for the SVID's sake.
+                    self.published(current.svids().to_vec(), bundles)?;
+                }
+                return Err(error);
+            }
+            offered
+        };
+        let is_enough = !svids.is_empty();
+        let is_new = self.published(svids, bundles)?;
         if is_withdrawn && !current.svids().is_empty() {
             self.report.observer.event(&Event::Withdrawn);
+        }
+        let is_usable = problem.is_none();
+        if !is_new && !is_usable && self.report.state.borrow().last_error == problem {
+            return Ok(false);
         }
         if let Some(problem) = &problem {
             self.report.observer.event(&Event::UsedInPart { problem });
         }
         self.report.state.send_modify(|state| {
             state.endpoint = EndpointState::Following;
-            state.ready |= !is_withdrawn;
+            state.ready |= is_enough;
             state.withdrawn = is_withdrawn;
             state.last_update = Some(now);
             state.last_error = problem;
         });
-        Ok(())
+        Ok(is_usable)
     }
 
-    /// Publishes a set that is not published already.
-    fn published(&self, svids: Vec<Arc<X509Svid>>, bundles: Arc<BundleSet>) -> Result<(), String> {
+    /// Publishes a set unless it is published already; says whether it was not.
+    fn published(
+        &self,
+        svids: Vec<Arc<X509Svid>>,
+        bundles: Arc<BundleSet>,
+    ) -> Result<bool, String> {
         let current = self.publisher.load();
         let is_known = Arc::ptr_eq(&bundles, current.bundles())
             && svids.len() == current.svids().len()
@@ -536,7 +563,7 @@ impl Watching {
                 .zip(current.svids())
                 .all(|(a, b)| Arc::ptr_eq(a, b));
         if is_known {
-            return Ok(());
+            return Ok(false);
         }
         let published = self.publisher.publish(svids, bundles);
         published.map_err(|error| format!("the files were refused: {error}"))?;
@@ -553,7 +580,7 @@ impl Watching {
         self.report.outlook.holds(survival);
         let state = |state: &mut State| state.published(&current, &published, Some(now));
         self.report.state.send_modify(state);
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -196,34 +196,6 @@ impl X509Feed {
         }
     }
 
-    /// What of an update can be used, so that one bad SVID does not keep the others from rotating: the held one of
-    /// the same identity stands in for it, or it is left out. `None` when that would make another identity the
-    /// default one; the first problem is reported either way.
-    fn usable(
-        &self,
-        offered: &[Arc<X509Svid>],
-        held: &[Arc<X509Svid>],
-        bundles: &BundleSet,
-        now: Timestamp,
-    ) -> (Option<Vec<Arc<X509Svid>>>, Option<String>) {
-        let mut usable = Vec::with_capacity(offered.len());
-        let mut first_problem = None;
-        for (position, svid) in offered.iter().enumerate() {
-            let Err(problem) = check(&self.verifier, svid, bundles, now) else {
-                usable.push(svid.clone());
-                continue;
-            };
-            first_problem.get_or_insert(problem);
-            let same = |one: &&Arc<X509Svid>| one.id() == svid.id() && one.hint() == svid.hint();
-            match held.iter().find(same) {
-                Some(stand_in) => usable.push(stand_in.clone()),
-                None if position == 0 => return (None, first_problem),
-                None => {}
-            }
-        }
-        (Some(usable), first_problem)
-    }
-
     /// The SVIDs in the order that they are published in.
     fn ordered(&self, svids: &[Arc<X509Svid>]) -> Result<Vec<Arc<X509Svid>>, SourceError> {
         let mut svids = svids.to_vec();
@@ -264,7 +236,13 @@ impl Consumer<X509Context> for X509Feed {
     fn apply(&mut self, context: &X509Context, now: Timestamp) -> Result<Applied, Rejection> {
         let bundles = context.bundles();
         let current = self.publisher.load();
-        let (usable, unusable) = self.usable(context.svids(), current.svids(), bundles, now);
+        let (usable, unusable) = usable(
+            &self.verifier,
+            context.svids(),
+            current.svids(),
+            bundles,
+            now,
+        );
         let (svids, mut problem) = match usable.as_deref().map(|svids| self.ordered(svids)) {
             None => (current.svids().to_vec(), unusable),
             Some(Ok(svids)) => (svids, unusable),
@@ -311,6 +289,34 @@ impl Consumer<X509Context> for X509Feed {
     fn published(&self) -> Arc<Published> {
         self.publisher.load()
     }
+}
+
+/// What of an update can be used, so that one bad SVID does not keep the others from rotating: the held one of the same
+/// identity stands in for it, or it is left out. `None` when that would make another identity the default one; the first
+/// problem is reported either way.
+pub(super) fn usable(
+    verifier: &X509Verifier,
+    offered: &[Arc<X509Svid>],
+    held: &[Arc<X509Svid>],
+    bundles: &BundleSet,
+    now: Timestamp,
+) -> (Option<Vec<Arc<X509Svid>>>, Option<String>) {
+    let mut usable = Vec::with_capacity(offered.len());
+    let mut first_problem = None;
+    for (position, svid) in offered.iter().enumerate() {
+        let Err(problem) = check(verifier, svid, bundles, now) else {
+            usable.push(svid.clone());
+            continue;
+        };
+        first_problem.get_or_insert(problem);
+        let same = |one: &&Arc<X509Svid>| one.id() == svid.id() && one.hint() == svid.hint();
+        match held.iter().find(same) {
+            Some(stand_in) => usable.push(stand_in.clone()),
+            None if position == 0 => return (None, first_problem),
+            None => {}
+        }
+    }
+    (Some(usable), first_problem)
 }
 
 /// Whether an SVID can be used with the bundle that came with it.

@@ -423,6 +423,82 @@ mod delivered {
         assert!(!source.status().withdrawn);
     }
 
+    #[tokio::test]
+    async fn an_svid_that_cannot_be_used_does_not_hold_up_the_others() {
+        let f = Fixture::new();
+        let bundles = || -> BundleSet { [bundle(&f.ca)].into_iter().collect() };
+        let until = |path: &str, end| svid(&f.ca.svid_until(path, end));
+        let (expired, day) = (START - LOOK, Duration::from_secs(86_400));
+        let mut directory = DeliveryDirectory::new(f.path("svid"));
+        let first = [until("/a", START + day), until("/b", expired)];
+        deliver(&mut directory, &material(first, bundles()));
+        let files = Files::delivered(f.path("svid"));
+        let source = f.builder(files.clone()).build().await.unwrap();
+        let ids = |source: &FileSource| -> Vec<String> {
+            let current = source.current();
+            let svids = current.svids().iter();
+            svids.map(|one| one.id().path().into()).collect()
+        };
+        assert_eq!(ids(&source), ["/a"]);
+        let error = source.status().last_error.unwrap();
+        assert!(error.contains("/b expired"), "{error}");
+
+        // One rotates, and the other one is back, and then has expired again: what was good stands in.
+        let good = until("/b", START + day);
+        for other in [good.clone(), until("/b", expired)] {
+            let next = until("/a", START + day * 2);
+            deliver(&mut directory, &material([next.clone(), other], bundles()));
+            f.looks_until(|| source.svid().unwrap().chain() == next.chain())
+                .await;
+            assert_eq!(source.current().svids()[1].chain(), good.chain());
+        }
+        assert!(source.status().last_error.is_some());
+
+        // Where another identity would be the default one, what is held stays, and a start waits.
+        let next = [until("/c", expired), until("/a", START + day * 3)];
+        deliver(&mut directory, &material(next, bundles()));
+        let names_c = || {
+            source
+                .status()
+                .last_error
+                .is_some_and(|it| it.contains("/c"))
+        };
+        f.looks_until(names_c).await;
+        assert_eq!(ids(&source), ["/a", "/b"]);
+        let other = f.builder(files).start().unwrap();
+        f.looks_until(|| other.status().last_error.is_some()).await;
+        assert_eq!(ids(&other), [""; 0]);
+        assert!(!other.status().is_ready());
+        deliver(
+            &mut directory,
+            &material([until("/c", START + day)], bundles()),
+        );
+        f.looks_until(|| other.status().is_ready() && ids(&source) == ["/c"])
+            .await;
+        assert_eq!(source.status().last_error, None);
+    }
+
+    /// The machine's clock was ahead, and is set right without another revision.
+    #[tokio::test]
+    async fn what_could_not_be_used_is_read_again() {
+        let f = Fixture::new();
+        let bundles: BundleSet = [bundle(&f.ca)].into_iter().collect();
+        let mut directory = DeliveryDirectory::new(f.path("svid"));
+        deliver(
+            &mut directory,
+            &material([svid(&f.ca.svid("/web"))], bundles),
+        );
+        let day = Duration::from_secs(86_400);
+        f.clock.set_ahead(day);
+        let files = Files::delivered(f.path("svid"));
+        let source = f.builder(files).start().unwrap();
+        f.looks_until(|| source.status().last_error.is_some()).await;
+        assert!(source.svid().is_err());
+        f.clock.set_back(day);
+        f.looks_until(|| source.status().is_ready()).await;
+        assert_eq!(source.status().last_error, None);
+    }
+
     /// A writer that does nothing else than switch, each revision with a trust domain's authority and SVIDs of its own: a
     /// reader that took two files of two revisions would hold an SVID that does not verify, or too few of them.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
