@@ -521,9 +521,13 @@ impl<R: Reader> Task<R> {
             }
             self.failed(&error);
             if !error.is_retryable() {
-                // Nothing is asked any more; what is held goes on ageing.
+                // Nothing is asked any more; what is held goes on ageing, by the calendar.
                 self.each_state(EndpointState::Stopped, None);
-                return self.or_due(std::future::pending()).await;
+                loop {
+                    let check_at = self.clock.monotonic().saturating_add(CLOCK_CHECK_INTERVAL);
+                    self.or_due(self.clock.sleep_until(check_at)).await;
+                    self.clock_step();
+                }
             }
             if denied {
                 self.due(self.clock.monotonic());

@@ -197,6 +197,23 @@ async fn an_identity_goes_on_ageing_when_nothing_is_asked_any_more() {
     source.shutdown().await;
 }
 
+/// As after a suspend, during which only the calendar goes on.
+#[tokio::test]
+async fn a_clock_that_steps_is_seen_when_nothing_is_asked_any_more() {
+    let f = Fixture::new();
+    f.api
+        .x509
+        .send(update([f.ca.svid_until("/web", START + HOUR)]));
+    let source = f.builder().build().await.unwrap();
+    f.api.x509.fail(Status::invalid_argument("no"));
+    f.told.come("lost", 1).await;
+    f.clock.set_ahead(HOUR * 2);
+    f.clock.pass(MINUTE).await;
+    f.told.come("expired", 1).await;
+    assert_eq!(f.api.calls().len(), 1);
+    source.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_source_that_joins_late_is_where_the_others_are() {
     let mut f = Fixture::new();
