@@ -110,7 +110,7 @@ impl Aging {
             return None;
         };
         let known = self.held.replace(svid.clone());
-        let is_new = !known.is_some_and(|known| Arc::ptr_eq(&known, &svid));
+        let is_new = !known.is_some_and(|known| is_same(&known, &svid));
         match Readiness::of_svid(snapshot, received, survival, now) {
             Readiness::Expired { since } => {
                 let is_news = self.said < Said::Expired;
@@ -146,4 +146,10 @@ impl Aging {
             Said::Expired => None,
         }
     }
+}
+
+/// Whether two SVIDs are the same certificates and the same key.
+pub(super) fn is_same(one: &X509Svid, other: &X509Svid) -> bool {
+    // The key is the leaf's in both, so the same leaf has the same key.
+    one.chain() == other.chain()
 }

@@ -23,7 +23,7 @@ use spiffe_core::{
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use super::aging::{Aging, NotYetValid};
+use super::aging::{Aging, NotYetValid, is_same};
 use super::builder::default_crypto;
 use super::follow::{EndpointState, Following, Running, State, runtime};
 use super::survival::{Outlook, Readiness, Survival};
@@ -582,12 +582,6 @@ impl Watching {
         self.report.state.send_modify(state);
         Ok(true)
     }
-}
-
-/// Whether two SVIDs are the same certificates and the same key.
-fn is_same(one: &X509Svid, other: &X509Svid) -> bool {
-    // The key is the leaf's in both, so the same leaf has the same key.
-    one.chain() == other.chain()
 }
 
 /// Reads all files, unless they are those that were `seen`.

@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::StartError;
+use super::aging::is_same;
 use super::survival::{Outlook, Survival};
 use crate::error::ClientError;
 use crate::update::Notice;
@@ -46,10 +47,10 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Another default SVID may have been published, which came at `at`.
+    /// Another default SVID may have been published, which came at `at`; one that comes again came when it first did.
     pub(super) fn published(&mut self, before: &Snapshot, after: &Snapshot, at: Option<Timestamp>) {
         match (before.svid(), after.svid()) {
-            (Ok(before), Ok(after)) if Arc::ptr_eq(before, after) => {}
+            (Ok(before), Ok(after)) if is_same(before, after) => {}
             (_, after) => self.received = at.filter(|_| after.is_ok()),
         }
     }

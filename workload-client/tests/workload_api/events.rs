@@ -337,6 +337,30 @@ async fn a_denial_says_when_what_is_held_goes_and_the_withdrawal_is_told_of_once
 }
 
 #[tokio::test]
+async fn an_svid_that_comes_again_within_a_grace_is_as_old_as_it_was() {
+    let f = Fixture::new();
+    let held = update([f.ca.svid_until("/web", START + HOUR)]);
+    f.api.x509.send(held.clone());
+    let builder = f.builder().withdrawal_grace(HOUR);
+    let source = builder.build().await.unwrap();
+    f.go_to(MINUTE * 45).await;
+    f.told.come("overdue", 1).await;
+    f.api.x509.fail(Status::permission_denied("gone"));
+    f.told.come("lost", 1).await;
+    f.api.x509.send(held);
+    f.clock.pass(MINUTE).await;
+    f.told.come("recovered Some", 1).await;
+    let since = START + MINUTE * 40;
+    assert_eq!(source.status().readiness, Readiness::Overdue { since });
+    f.go_to(MINUTE * 59).await;
+    assert_eq!((f.told.count("overdue"), f.told.count("recovered")), (1, 1));
+    // Another one is as young as it is.
+    f.renew(&source, "/web", HOUR).await;
+    f.told.come("recovered None", 1).await;
+    assert_eq!(source.status().readiness, Readiness::Ready);
+}
+
+#[tokio::test]
 async fn a_clock_that_is_behind_or_ahead_of_the_issuers_is_named() {
     let f = Fixture::new();
     f.clock.set_back(HOUR * 3);
