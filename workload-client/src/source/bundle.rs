@@ -212,13 +212,14 @@ struct Halves {
 }
 
 impl Halves {
-    /// Changes one half and publishes the whole. What cannot be published is not remembered either.
+    /// Changes one half and publishes the whole; says what the half was. What cannot be published is not remembered
+    /// either.
     fn change(
         halves: &Mutex<Self>,
         publisher: &Publisher,
         profile: Profile,
         to: &Arc<BundleSet>,
-    ) -> Result<(), Rejection> {
+    ) -> Result<Arc<BundleSet>, Rejection> {
         let mut halves = halves.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = halves.clone();
         let half = match profile {
@@ -226,12 +227,12 @@ impl Halves {
             Profile::X509 => &mut next.x509,
         };
         if Arc::ptr_eq(half, to) {
-            return Ok(());
+            return Ok(to.clone());
         }
-        half.clone_from(to);
+        let before = std::mem::replace(half, to.clone());
         publisher.publish([], next.joined())?;
         *halves = next;
-        Ok(())
+        Ok(before)
     }
 
     fn joined(&self) -> BundleSet {
@@ -286,7 +287,7 @@ struct Half {
 }
 
 impl Half {
-    fn change(&self, to: &Arc<BundleSet>) -> Result<(), Rejection> {
+    fn change(&self, to: &Arc<BundleSet>) -> Result<Arc<BundleSet>, Rejection> {
         Halves::change(&self.halves, &self.publisher, self.profile, to)
     }
 
@@ -304,8 +305,8 @@ impl Consumer<X509Bundles> for Half {
         Ok(Applied::whole(update.notices()))
     }
 
-    fn withdraw(&mut self) -> Result<(), Rejection> {
-        self.change(&Arc::default())
+    fn withdraw(&mut self) -> Result<bool, Rejection> {
+        Ok(!self.change(&Arc::default())?.is_empty())
     }
 
     fn survival(&self, now: Timestamp) -> Option<Survival> {
@@ -323,8 +324,8 @@ impl Consumer<JwtBundles> for Half {
         Ok(Applied::whole(update.notices()))
     }
 
-    fn withdraw(&mut self) -> Result<(), Rejection> {
-        self.change(&Arc::default())
+    fn withdraw(&mut self) -> Result<bool, Rejection> {
+        Ok(!self.change(&Arc::default())?.is_empty())
     }
 
     fn survival(&self, _: Timestamp) -> Option<Survival> {

@@ -247,14 +247,15 @@ impl Consumer<JwtBundles> for JwtFeed {
         Ok(Applied::whole(update.notices()))
     }
 
-    fn withdraw(&mut self) -> Result<(), Rejection> {
-        self.tokens.forget();
+    fn withdraw(&mut self) -> Result<bool, Rejection> {
+        let held_tokens = self.tokens.forget();
         let current = self.publisher.load();
+        let held_bundles = !current.bundles().is_empty();
         // Also as the first word: what an earlier process has left, on disk say, is withdrawn with it.
-        if current.revision() == Revision::default() || !current.bundles().is_empty() {
+        if held_bundles || current.revision() == Revision::default() {
             self.publisher.publish([], BundleSet::new())?;
         }
-        Ok(())
+        Ok(held_tokens || held_bundles)
     }
 
     fn survival(&self, _: Timestamp) -> Option<Survival> {

@@ -65,8 +65,8 @@ pub(super) trait Consumer<U>: Send + 'static {
     /// Publishes an update.
     fn apply(&mut self, update: &U, now: Timestamp) -> Result<Applied, Rejection>;
 
-    /// Publishes that nothing is held any more.
-    fn withdraw(&mut self) -> Result<(), Rejection>;
+    /// Publishes that nothing is held any more; says whether something was.
+    fn withdraw(&mut self) -> Result<bool, Rejection>;
 
     /// How long what is published lasts.
     fn survival(&self, now: Timestamp) -> Option<Survival>;
@@ -456,17 +456,15 @@ impl<U: 'static> Member<U> {
         let mut parts = self.lock();
         parts.withdraw_at = None;
         self.outlook.goes_at(None);
-        let before = parts.consumer.published();
         let withdrawn = parts.consumer.withdraw();
         self.outlook.holds(parts.consumer.survival(clock.now()));
         let news = self.age(&mut parts, clock);
         drop(parts);
         self.tell(None, news);
         match withdrawn {
-            Ok(()) => {
-                // Each denial withdraws; only the first of them takes something.
-                let took = !(before.svids().is_empty() && before.bundles().is_empty());
-                if took && !self.state.borrow().withdrawn {
+            Ok(took) => {
+                // Each denial withdraws, also where there is nothing to take.
+                if took {
                     self.observer.event(&Event::Withdrawn);
                 }
                 self.state.send_modify(|state| state.withdrawn = true);

@@ -132,10 +132,11 @@ impl Tokens {
         renewals.shutdown().await;
     }
 
-    /// Forgets every token: the workload is not to use them any more.
-    pub(super) fn forget(&self) {
-        lock(&self.slots.by_key).clear();
+    /// Forgets every token: the workload is not to use them any more. Says whether there was one.
+    pub(super) fn forget(&self) -> bool {
+        let slots = std::mem::take(&mut *lock(&self.slots.by_key));
         self.slots.outlook.tokens(None);
+        slots.values().any(|slot| lock(&slot.held).is_some())
     }
 
     /// Every token that is held is renewed when it is next asked for: the clock that it was timed by has stepped.

@@ -271,15 +271,14 @@ impl Consumer<X509Context> for X509Feed {
         })
     }
 
-    fn withdraw(&mut self) -> Result<(), Rejection> {
+    fn withdraw(&mut self) -> Result<bool, Rejection> {
         let current = self.publisher.load();
-        let is_first = current.revision() == Revision::default();
-        if !is_first && current.svids().is_empty() && current.bundles().is_empty() {
-            return Ok(());
-        }
+        let held = !(current.svids().is_empty() && current.bundles().is_empty());
         // Also as the first word: what an earlier process has left, on disk say, is withdrawn with it.
-        self.publisher.publish([], BundleSet::new())?;
-        Ok(())
+        if held || current.revision() == Revision::default() {
+            self.publisher.publish([], BundleSet::new())?;
+        }
+        Ok(held)
     }
 
     fn survival(&self, now: Timestamp) -> Option<Survival> {

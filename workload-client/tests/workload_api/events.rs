@@ -3,15 +3,19 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use spiffe_proto::workload::X509BundlesResponse;
 use spiffe_workload_client::observe::{Event, Metrics};
 use spiffe_workload_client::source::{EndpointState, Readiness, X509SourceBuilder};
 use spiffe_workload_client::spiffe_core::{Clock, Source, Watch};
-use spiffe_workload_client::{FileSource, Files, WorkloadApiClient, X509Source};
+use spiffe_workload_client::{
+    BundleSource, FileSource, Files, JwtSource, WorkloadApiClient, X509Source,
+};
 use tonic::Status;
 
 use crate::file_source::{HERE, write};
 use crate::support::ca::{Ca, update};
 use crate::support::clock::{START, VirtualClock};
+use crate::support::jwt::{JwtCa, tokens};
 use crate::support::server::{Api, Place, Running};
 use crate::support::until;
 
@@ -358,6 +362,67 @@ async fn an_svid_that_comes_again_within_a_grace_is_as_old_as_it_was() {
     f.renew(&source, "/web", HOUR).await;
     f.told.come("recovered None", 1).await;
     assert_eq!(source.status().readiness, Readiness::Ready);
+}
+
+#[tokio::test]
+async fn only_who_loses_something_says_that_it_was_withdrawn() {
+    // Of the two halves of a bundle source, the one that never held anything is silent.
+    let f = Fixture::new();
+    let id = "spiffe://east.example".to_owned();
+    f.api.x509_bundles.send(X509BundlesResponse {
+        bundles: [(id, f.ca.bundle())].into(),
+        ..X509BundlesResponse::default()
+    });
+    f.api.jwt_bundles.fail(Status::permission_denied("none"));
+    let client = WorkloadApiClient::builder(f.place.endpoint())
+        .clock(f.clock.clone())
+        .build();
+    let told = Arc::new(f.told.clone());
+    let bundles = BundleSource::builder()
+        .client(client.clone())
+        .metrics(told.clone())
+        .start()
+        .unwrap();
+    until(|| bundles.current().bundles().len() == 1).await;
+    f.told.come("lost", 1).await;
+    for times in 2..5 {
+        f.clock.pass(MINUTE).await;
+        f.told.come("lost", times).await;
+    }
+    assert_eq!(f.told.count("withdrawn"), 0);
+    f.api.x509_bundles.fail(Status::permission_denied("gone"));
+    f.told.come("withdrawn", 1).await;
+    assert!(bundles.current().bundles().is_empty());
+    bundles.shutdown().await;
+
+    // Tokens are something too, also where there were never bundles.
+    let f = Fixture::new();
+    let life = Duration::from_secs(300);
+    let ca = JwtCa::new("east.example");
+    let token = ca.token("/web", &["db"], f.clock.now(), life).await;
+    f.api.jwt.send(tokens([token]));
+    f.api.jwt_bundles.fail(Status::permission_denied("none"));
+    let client = WorkloadApiClient::builder(f.place.endpoint())
+        .clock(f.clock.clone())
+        .build();
+    let jwt = JwtSource::builder()
+        .client(client)
+        .metrics(Arc::new(f.told.clone()))
+        .start()
+        .unwrap();
+    f.told.come("lost", 1).await;
+    assert_eq!(f.told.count("withdrawn"), 0);
+    // Each time that there is one.
+    for times in 1..3 {
+        jwt.fetch(["db"]).await.unwrap();
+        f.clock.pass(MINUTE).await;
+        f.told.come("withdrawn", times).await;
+        assert_eq!(jwt.survives_until(), None);
+        let lost = f.told.count("lost");
+        f.clock.pass(MINUTE).await;
+        f.told.come("lost", lost + 1).await;
+        assert_eq!(f.told.count("withdrawn"), times);
+    }
 }
 
 #[tokio::test]
