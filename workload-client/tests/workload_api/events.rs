@@ -165,6 +165,21 @@ async fn an_svid_is_overdue_once_then_expired_once_and_then_fresh_again() {
     assert_eq!((f.told.count("overdue"), f.told.count("recovered")), (2, 1));
 }
 
+/// As old as one can be as it comes: this is its last instant.
+#[tokio::test]
+async fn another_svid_that_is_overdue_as_it_comes_is_told_of_too() {
+    let f = Fixture::new();
+    f.api
+        .x509
+        .send(update([f.ca.svid_until("/web", START + HOUR)]));
+    let source = f.builder().build().await.unwrap();
+    f.go_to(MINUTE * 45).await;
+    f.told.come("overdue spiffe://east.example/web", 1).await;
+    f.renew(&source, "/next", Duration::ZERO).await;
+    f.told.come("overdue spiffe://east.example/next", 1).await;
+    assert_eq!((f.told.count("overdue"), f.told.count("recovered")), (2, 0));
+}
+
 #[tokio::test]
 async fn an_svid_that_is_renewed_in_time_is_never_overdue() {
     let f = Fixture::new();

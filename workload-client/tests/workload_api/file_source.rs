@@ -298,6 +298,7 @@ async fn it_says_until_when_it_lasts() {
 /// `spiffe fetch --write` and what reads it.
 #[cfg(feature = "delivery")]
 mod delivered {
+    use rustix::fs::{CWD, Mode, mkfifoat};
     use spiffe_workload_client::delivery::{DeliveryDirectory, FileSet, Material};
     use spiffe_workload_client::spiffe_core::bundle::{JwtAuthorities, X509Authorities};
     use spiffe_workload_client::spiffe_core::crypto::aws_lc_rs;
@@ -497,6 +498,71 @@ mod delivered {
         f.clock.set_back(day);
         f.looks_until(|| source.status().is_ready()).await;
         assert_eq!(source.status().last_error, None);
+    }
+
+    /// The reader waits at the first SVID, a pipe, while the revision is switched and the second one is removed.
+    #[tokio::test]
+    async fn a_revision_that_goes_while_it_is_read_is_not_used() {
+        let f = Fixture::new();
+        let bundles = || -> BundleSet { [bundle(&f.ca)].into_iter().collect() };
+        let both = |paths: [&str; 2]| paths.map(|path| svid(&f.ca.svid(path)));
+        let mut directory = DeliveryDirectory::new(f.path("svid"));
+        deliver(&mut directory, &material(both(["/a", "/b"]), bundles()));
+        let link = f.path("svid").join("current");
+        let revision = fs::canonicalize(&link).unwrap();
+        let first = revision.join("credential_bundle.0.pem");
+        let text = fs::read(&first).unwrap();
+        fs::remove_file(&first).unwrap();
+        mkfifoat(CWD, &first, Mode::RUSR | Mode::WUSR).unwrap();
+
+        let source = f.builder(Files::delivered(f.path("svid"))).start().unwrap();
+        // Opens once the reader does.
+        let open = move || fs::OpenOptions::new().write(true).open(first);
+        let pipe = tokio::task::spawn_blocking(open).await.unwrap();
+        let elsewhere = f.path("svid").join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        fs::remove_file(&link).unwrap();
+        symlink("elsewhere", &link).unwrap();
+        fs::remove_file(revision.join("credential_bundle.1.pem")).unwrap();
+        std::io::Write::write_all(&mut pipe.unwrap(), &text).unwrap();
+        until(|| source.status().last_error.is_some() || source.status().last_update.is_some())
+            .await;
+        let error = source.status().last_error.unwrap_or_default();
+        assert!(error.contains("was switched while it was read"), "{error}");
+        assert!(source.svid().is_err());
+
+        // One that stays is read whole.
+        let whole = f.path("other");
+        let mut directory = DeliveryDirectory::new(whole.clone());
+        deliver(&mut directory, &material(both(["/c", "/d"]), bundles()));
+        fs::remove_file(&link).unwrap();
+        symlink(whole.join("current"), &link).unwrap();
+        f.looks_until(|| source.status().is_ready()).await;
+        assert_eq!(source.current().svids().len(), 2);
+    }
+
+    /// The link that is looked at stays the same.
+    #[tokio::test]
+    async fn a_foreign_bundle_that_could_not_be_read_is_read_again() {
+        let f = Fixture::new();
+        let west = Ca::new("west.example");
+        let bundles: BundleSet = [bundle(&f.ca), bundle(&west)].into_iter().collect();
+        let mut directory = DeliveryDirectory::new(f.path("svid"));
+        deliver(
+            &mut directory,
+            &material([svid(&f.ca.svid("/web"))], bundles),
+        );
+        let revision = f.path("svid").join("current");
+        let foreign = fs::canonicalize(revision.join("bundles/west.example.json")).unwrap();
+        let text = fs::read(&foreign).unwrap();
+        fs::write(&foreign, "{").unwrap();
+        let files = Files::delivered(f.path("svid"));
+        let source = f.builder(files).build().await.unwrap();
+        assert!(source.bundle(EAST).is_ok());
+        assert!(source.bundle(WEST).is_err());
+        fs::write(&foreign, text).unwrap();
+        f.looks_until(|| source.status().last_error.is_none()).await;
+        assert!(source.bundle(WEST).is_ok());
     }
 
     /// A writer that does nothing else than switch, each revision with a trust domain's authority and SVIDs of its own: a
