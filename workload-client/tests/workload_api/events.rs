@@ -269,6 +269,7 @@ async fn a_source_that_joins_late_is_where_the_others_are() {
     f.server = None;
     f.told.come("lost", 2).await;
     let told = Recorder::default();
+    f.clock.advance(MINUTE);
     let fourth = start(&told);
     assert_eq!(fourth.status().endpoint, EndpointState::Waiting);
     let error = first.status().last_error;
@@ -278,8 +279,8 @@ async fn a_source_that_joins_late_is_where_the_others_are() {
     f.server = Some(Running::start(&f.api, &f.place.path()));
     f.clock.pass(MINUTE).await;
     let said = told.come("recovered", 1).await;
-    assert!(said.starts_with("recovered Some"), "{said}");
-    f.told.come("recovered", 1).await;
+    assert!(said.starts_with("recovered Some(120s)"), "{said}");
+    assert_eq!(f.told.come("recovered", 1).await, said);
 }
 
 /// The first member holds nothing that ages, so the second one's times are all that the task has.
