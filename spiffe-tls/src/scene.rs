@@ -86,6 +86,10 @@ impl Scene {
 
 /// Runs one poll in a scene.
 pub(crate) fn play<T>(scene: &mut Option<Box<Scene>>, poll: impl FnOnce() -> T) -> T {
+    // Nothing to set and nothing to hide, as for most reads of most connections.
+    if scene.is_none() && CURRENT.with_borrow(Option::is_none) {
+        return poll();
+    }
     // A transport that itself speaks TLS polls one connection inside another.
     let outer = Outer(CURRENT.replace(scene.take()));
     let result = poll();
