@@ -167,13 +167,10 @@ async fn an_interruption_during_a_restart_is_the_end() {
         w.publish(1);
         w.logged(&["with", "stopping"]).await;
         w.send(Signal::SIGINT).await;
-        if own_group {
-            // It is sent the signal, which it does not survive.
-            assert_eq!(w.end().await, None);
-        } else {
-            // It has the signal from its terminal, and here there is none.
-            w.let_it_end();
-            assert_eq!(w.end().await, Some(5));
-        }
+        w.let_it_end();
+        let code = w.end().await;
+        // In its own group it is sent the signal, and may die of it unless whoever started this test ignores it; else it
+        // has it from its terminal, and here there is none.
+        assert!(code == Some(5) || own_group && code.is_none(), "{code:?}");
     }
 }
