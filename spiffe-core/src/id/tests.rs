@@ -293,8 +293,11 @@ fn joining_checks_each_segment() {
 fn owned_and_borrowed_forms_are_equal_and_found_by_their_text() {
     let id = SpiffeId::parse("spiffe://td/a").unwrap();
     let (owned, borrowed) = (id.trust_domain().to_owned(), TrustDomainRef::literal("td"));
-    assert!(owned == borrowed && borrowed == owned);
-    assert!(owned != TrustDomainRef::literal("other") && TrustDomainRef::literal("other") != owned);
+    let other = TrustDomainRef::literal("other");
+    assert_eq!(owned, borrowed);
+    assert_eq!(borrowed, owned);
+    assert_ne!(owned, other);
+    assert_ne!(other, owned);
     let ids = std::collections::HashSet::from([id]);
     assert!(ids.contains("spiffe://td/a") && !ids.contains(""));
 }
