@@ -766,6 +766,17 @@ fn keys_that_no_algorithm_uses_are_no_jwt_authority() {
 }
 
 #[test]
+fn the_number_of_certificates_of_a_document_is_bounded() {
+    // Elements of DER, though no certificates.
+    let many = |count: usize| X509Authorities::from_concatenated_der(&[0x30, 0].repeat(count));
+    let most = many(MAX_AUTHORITIES).unwrap();
+    assert_eq!((most.len(), most.ignored().len()), (0, MAX_AUTHORITIES));
+    for count in [MAX_AUTHORITIES + 1, MAX_AUTHORITIES + 2] {
+        assert_eq!(many(count).unwrap_err().rule(), Rule::DocumentTooLarge);
+    }
+}
+
+#[test]
 fn size_depth_and_number_of_entries_are_bounded() {
     let entries = |number: usize| format!("{{\"keys\":[{}{{}}]}}", "{},".repeat(number - 1));
     let most = parse(entries(MAX_AUTHORITIES));

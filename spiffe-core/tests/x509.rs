@@ -606,4 +606,17 @@ fn a_diff_names_what_came_went_and_was_tainted() {
     assert_eq!(diff.x509.tainted, [&authority(&two).into_tainted()]);
     assert!(diff.jwt.is_empty() && !diff.is_empty());
     assert!(older.diff(&older).is_empty());
+    // One kind of change is enough.
+    let of = |authorities: Vec<X509Authority>| {
+        older
+            .clone()
+            .with_x509_authorities(X509Authorities::from_iter(authorities))
+    };
+    let whole = [authority(&one), authority(&two)];
+    let more = of(vec![authority(&one), authority(&two), authority(&three)]);
+    let fewer = of(vec![authority(&one)]);
+    let tainted = of(whole.map(X509Authority::into_tainted).to_vec());
+    for newer in [more, fewer, tainted] {
+        assert!(!older.diff(&newer).is_empty());
+    }
 }

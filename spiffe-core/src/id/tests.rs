@@ -293,6 +293,7 @@ fn joining_checks_each_segment() {
 fn owned_and_borrowed_forms_are_equal_and_found_by_their_text() {
     let id = SpiffeId::parse("spiffe://td/a").unwrap();
     let (owned, borrowed) = (id.trust_domain().to_owned(), TrustDomainRef::literal("td"));
+    assert_eq!(AsRef::<str>::as_ref(&owned), "td");
     let other = TrustDomainRef::literal("other");
     assert_eq!(owned, borrowed);
     assert_eq!(borrowed, owned);
