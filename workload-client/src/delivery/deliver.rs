@@ -311,7 +311,6 @@ impl Task {
         let tokens = self.tokens(&mut outcome).await;
         let current = self.source.current();
         outcome.svids = current.svids().len();
-        outcome.withdrawn = current.svids().is_empty() && current.bundles().is_empty();
         let material = Material {
             svids: current.svids().to_vec(),
             bundles: current.bundles().clone(),
@@ -321,6 +320,7 @@ impl Task {
                 .map_or_else(Arc::default, |jwt| jwt.current().bundles().clone()),
             tokens,
         };
+        outcome.withdrawn = material.is_empty();
         let written = match FileSet::new(&material) {
             Ok(files) => self.on_disk(move |directory| directory.write(&files)).await,
             Err(error) => Err(error),

@@ -24,6 +24,16 @@ pub struct Material {
     pub tokens: Vec<Option<Arc<JwtSvid>>>,
 }
 
+impl Material {
+    /// Whether nothing of it becomes a file.
+    pub fn is_empty(&self) -> bool {
+        self.svids.is_empty()
+            && self.bundles.is_empty()
+            && self.jwt_bundles.is_empty()
+            && self.tokens.iter().all(Option::is_none)
+    }
+}
+
 /// The files of one revision.
 #[derive(Default)]
 pub struct FileSet {

@@ -214,6 +214,27 @@ async fn x509_and_jwt_authorities_of_a_trust_domain_share_a_document() {
 }
 
 #[tokio::test]
+async fn only_what_becomes_no_file_is_empty() {
+    let issuer = Issuer::new().await;
+    let whole = issuer.material(&["web"]).await;
+    let none = Material {
+        tokens: vec![None],
+        ..Material::default()
+    };
+    let (mut svids, mut bundles, mut jwt) = (none.clone(), none.clone(), none.clone());
+    svids.svids.clone_from(&whole.svids);
+    bundles.bundles.clone_from(&whole.bundles);
+    jwt.jwt_bundles.clone_from(&whole.bundles);
+    let mut tokens = none.clone();
+    let token = issuer.0.token("web", "db").await;
+    tokens.tokens = vec![Some(Arc::new(JwtSvid::parse_insecure(&token).unwrap()))];
+    assert!(none.is_empty());
+    for some in [svids, bundles, jwt, tokens, whole] {
+        assert!(!some.is_empty(), "{some:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_name_too_long_for_a_file_is_in_the_numbered_files() {
     let long = Authority::ephemeral(&"a".repeat(255)).await;
     let issuer = Issuer::new().await;
