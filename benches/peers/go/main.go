@@ -42,6 +42,7 @@ type work struct {
 	Socket       string   `json:"socket"`
 	Dialers      int      `json:"dialers"`
 	Address      string   `json:"address"`
+	Paced        bool     `json:"paced"`
 	Times        int      `json:"times"`
 }
 
@@ -58,12 +59,17 @@ func main() {
 }
 
 func run() error {
+	// Whoever waits for more input waits as a connection does, and keeps no processor from the others.
+	if err := unix.SetNonblock(unix.Stdin, true); err != nil {
+		return err
+	}
+	input := json.NewDecoder(os.NewFile(uintptr(unix.Stdin), "input"))
 	var w work
-	if err := json.NewDecoder(os.Stdin).Decode(&w); err != nil {
+	if err := input.Decode(&w); err != nil {
 		return err
 	}
 	if w.Kind == "rotation" {
-		return w.rotation(os.Stdin)
+		return w.rotation(input)
 	}
 	runtime.GOMAXPROCS(1)
 	if w.Kind == "source-heap" || w.Kind == "source-update" {

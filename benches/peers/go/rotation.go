@@ -16,9 +16,10 @@ import (
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 )
 
-// rotation makes connections over TCP without a pause, both ends over sources of their own, until standard input ends. It prints the time
-// of the first handshake with each SVID of the server, in nanoseconds since the epoch, and what it has counted at the end.
-func (w *work) rotation(input io.Reader) error {
+// rotation makes connections over TCP, both ends over sources of their own, until the input ends: without a pause, or whenever the input
+// says that one is due. It prints the time of the first handshake with each SVID of the server, and at the end how many failed, and when
+// each of the others was due and done. All times are nanoseconds since the epoch.
+func (w *work) rotation(input *json.Decoder) error {
 	ctx := context.Background()
 	address := workloadapi.WithClientOptions(workloadapi.WithAddr(w.Socket))
 	server, err := workloadapi.NewX509Source(ctx, address)
@@ -48,34 +49,60 @@ func (w *work) rotation(input io.Reader) error {
 		}
 	}()
 
-	var handshakes, failed atomic.Uint64
+	// Nobody waits for those that call, so that each counts from when it was due.
+	calls := make(chan int64, 1<<16)
 	var stop atomic.Bool
-	var seen sync.Map
+	next := func() (due int64, ok bool) {
+		if w.Paced {
+			due, ok = <-calls
+			return due, ok && !stop.Load()
+		}
+		return time.Now().UnixNano(), !stop.Load()
+	}
+	var counted struct {
+		Failed    uint64     `json:"failed"`
+		Exchanges [][2]int64 `json:"exchanges"`
+	}
+	seen := make(map[string]bool)
+	var counting sync.Mutex
+	count := func(due, done int64, shown string, err error) {
+		counting.Lock()
+		defer counting.Unlock()
+		if err != nil {
+			counted.Failed++
+			return
+		}
+		counted.Exchanges = append(counted.Exchanges, [2]int64{due, done})
+		if !seen[shown] {
+			seen[shown] = true
+			fmt.Println(done)
+		}
+	}
 	var dialers sync.WaitGroup
 	for range w.Dialers {
 		dialers.Add(1)
 		go func() {
 			defer dialers.Done()
-			for !stop.Load() {
+			for due, ok := next(); ok; due, ok = next() {
 				shown, err := exchange(near, listener.Addr().String())
-				handshakes.Add(1)
-				if err != nil {
-					failed.Add(1)
-					continue
-				}
-				if _, known := seen.LoadOrStore(shown, true); !known {
-					fmt.Println(time.Now().UnixNano())
-				}
+				count(due, time.Now().UnixNano(), shown, err)
 			}
 		}()
 	}
-	_, err = io.Copy(io.Discard, input)
+	for {
+		var due int64
+		if err = input.Decode(&due); err != nil {
+			break
+		}
+		calls <- due
+	}
 	stop.Store(true)
+	close(calls)
 	dialers.Wait()
-	if err != nil {
+	if err != io.EOF {
 		return err
 	}
-	return json.NewEncoder(os.Stdout).Encode(map[string]uint64{"handshakes": handshakes.Load(), "failed": failed.Load()})
+	return json.NewEncoder(os.Stdout).Encode(counted)
 }
 
 // echo sends back the one byte that a connection brings; what goes wrong is counted by the dialer, which waits for it.

@@ -10,6 +10,8 @@ mod jwt;
 #[cfg(feature = "peers")]
 mod peers;
 #[cfg(feature = "peers")]
+mod peers_load;
+#[cfg(feature = "peers")]
 mod peers_rotation;
 #[cfg(feature = "peers")]
 mod peers_size;
@@ -250,14 +252,7 @@ pub(crate) const BENCHES: &[Bench] = &[
     },
     #[cfg(feature = "peers")]
     Bench {
-        rows: &[
-            peers_rotation::RUST_FAILED,
-            peers_rotation::RUST_P50,
-            peers_rotation::RUST_P99,
-            peers_rotation::GO_FAILED,
-            peers_rotation::GO_P50,
-            peers_rotation::GO_P99,
-        ],
+        rows: peers_rotation::ROWS,
         run: peers_rotation::rotations,
     },
     #[cfg(feature = "peers")]
