@@ -307,12 +307,18 @@ struct Member<U> {
 struct Parts<U> {
     consumer: Box<dyn Consumer<U>>,
     /// When what is published is withdrawn, once the endpoint has said that there is nothing.
-    withdraw_at: Option<Duration>,
+    withdraw_at: Option<Clocks>,
     aging: Aging,
     /// When there may be more to say of what is held.
     look_at: Option<Duration>,
     /// When the stream was lost, unless one is followed.
     lost_at: Option<Duration>,
+}
+
+impl<U> Parts<U> {
+    fn withdraw_on_stopwatch(&self) -> Option<Duration> {
+        self.withdraw_at.map(|at| at.stopwatch)
+    }
 }
 
 impl<U: 'static> Member<U> {
@@ -441,9 +447,13 @@ impl<U: 'static> Member<U> {
     fn denied(&self, clock: &dyn Clock) {
         let mut parts = self.lock();
         if parts.withdraw_at.is_none() {
-            parts.withdraw_at = Some(clock.monotonic().saturating_add(self.grace));
-            self.outlook.goes_at(Some(clock.now() + self.grace));
+            self.withdraw_at(&mut parts, Clocks::read(clock).later(self.grace));
         }
+    }
+
+    fn withdraw_at(&self, parts: &mut Parts<U>, at: Clocks) {
+        parts.withdraw_at = Some(at);
+        self.outlook.goes_at(Some(at.calendar));
     }
 
     fn withdraw(&self, clock: &dyn Clock) {
@@ -678,6 +688,10 @@ impl<R: Reader> Task<R> {
             |member| {
                 let mut parts = member.lock();
                 parts.consumer.clock_stepped();
+                // Whichever clock the grace is over by first: which of them is wrong cannot be told.
+                if let Some(at) = parts.withdraw_at {
+                    member.withdraw_at(&mut parts, clocks.later(clocks.until(&at)));
+                }
                 member.outlook.holds(parts.consumer.survival(now));
                 let news = member.age(&mut parts, &*self.clock);
                 drop(parts);
@@ -703,7 +717,7 @@ impl<R: Reader> Task<R> {
                 |_| {},
                 |member| {
                     let parts = member.lock();
-                    let times = first.into_iter().chain(parts.withdraw_at);
+                    let times = first.into_iter().chain(parts.withdraw_on_stopwatch());
                     first = times.chain(parts.look_at).min();
                 },
             );
@@ -730,7 +744,7 @@ impl<R: Reader> Task<R> {
             |_| {},
             |member| {
                 let mut parts = member.lock();
-                if is_due(parts.withdraw_at) {
+                if is_due(parts.withdraw_on_stopwatch()) {
                     drop(parts);
                     member.withdraw(&*self.clock);
                 } else if is_due(parts.look_at) {
@@ -747,7 +761,7 @@ impl<R: Reader> Task<R> {
     }
 }
 
-/// Both readings of a clock at one moment.
+/// Both readings of a clock at one moment, past or to come.
 #[derive(Clone, Copy)]
 struct Clocks {
     calendar: Timestamp,
@@ -762,10 +776,25 @@ impl Clocks {
         }
     }
 
+    /// When both have moved on by so much.
+    fn later(self, by: Duration) -> Self {
+        Self {
+            calendar: self.calendar + by,
+            stopwatch: self.stopwatch.saturating_add(by),
+        }
+    }
+
+    /// How long it is until `later`, by the clock that is there first.
+    fn until(&self, later: &Self) -> Duration {
+        let by_calendar = later.calendar.saturating_since(self.calendar);
+        let by_stopwatch = later.stopwatch.saturating_sub(self.stopwatch);
+        by_calendar.min(by_stopwatch)
+    }
+
     /// How far the calendar is from where the stopwatch says it should be.
     fn parted(&self, later: &Self) -> Duration {
-        let expected = self.calendar + later.stopwatch.saturating_sub(self.stopwatch);
-        let (now, then) = (later.calendar, expected);
+        let expected = self.later(later.stopwatch.saturating_sub(self.stopwatch));
+        let (now, then) = (later.calendar, expected.calendar);
         now.saturating_since(then).max(then.saturating_since(now))
     }
 }

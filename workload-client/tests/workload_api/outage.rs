@@ -20,6 +20,8 @@ use crate::support::until;
 const HOUR: Duration = Duration::from_secs(3600);
 const SECOND: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(900);
+/// How far the calendar is set within a grace.
+const STEP: Duration = Duration::from_secs(300);
 
 /// Within the SVID's life, up to two thirds of it, and beyond its end.
 const DURATIONS: [Duration; 3] = [
@@ -34,6 +36,9 @@ enum Kind {
     ClockBack,
     /// With a grace.
     Denies,
+    /// It denies, and within the grace the calendar is set ahead, or the machine sleeps.
+    DeniesThenClockAhead,
+    DeniesThenClockBack,
     /// Every update breaks a rule.
     Garbage,
     Gone,
@@ -92,7 +97,9 @@ impl Fixture {
         match kind {
             Kind::ClockAhead => self.clock.set_ahead(HOUR / 4),
             Kind::ClockBack => self.clock.set_back(HOUR / 4),
-            Kind::Denies => self.api.x509.fail(Status::permission_denied("gone")),
+            Kind::Denies | Kind::DeniesThenClockAhead | Kind::DeniesThenClockBack => {
+                self.api.x509.fail(Status::permission_denied("gone"));
+            }
             Kind::Garbage => self.api.x509.send(update([])),
             Kind::Gone => self.server = None,
             Kind::Hangs => {
@@ -176,17 +183,37 @@ async fn live_through(kind: Kind, duration: Duration) {
     let source = builder.build().await.unwrap();
     let begun = f.clock.now();
     f.begin(kind);
+    let is_denied = matches!(
+        kind,
+        Kind::Denies | Kind::DeniesThenClockAhead | Kind::DeniesThenClockBack
+    );
+    if is_denied {
+        until(|| {
+            let survival = source.survives_until();
+            survival.is_some_and(|survival| *survival.ends() == Ends::Withdrawal)
+        })
+        .await;
+    }
     let predicted = match kind {
-        Kind::Denies => {
-            let withdrawn = || {
-                let survival = source.survives_until();
-                survival.is_some_and(|survival| *survival.ends() == Ends::Withdrawal)
-            };
-            until(withdrawn).await;
+        Kind::Denies => begun + GRACE,
+        // The calendar says first that the grace is over.
+        Kind::DeniesThenClockAhead => {
+            f.clock.set_ahead(STEP);
             begun + GRACE
+        }
+        // The stopwatch does.
+        Kind::DeniesThenClockBack => {
+            f.clock.set_back(STEP);
+            begun - STEP + GRACE
         }
         _ => end,
     };
+    if is_denied {
+        // It looks at the clocks whenever it is about to ask again.
+        f.clock.pass(SECOND).await;
+        f.api.called(2).await;
+        f.clock.somebody_waits(SECOND * 30).await;
+    }
     assert_eq!(
         source.survives_until().unwrap().until(),
         predicted,
@@ -210,7 +237,7 @@ async fn live_through(kind: Kind, duration: Duration) {
         f.clock.advance(step);
         f.go_on(kind).await;
         let now = f.clock.now();
-        if kind == Kind::Denies && now >= predicted {
+        if is_denied && now >= predicted {
             until(|| source.svid().is_err()).await;
             assert!(source.survives_until().is_none());
             continue;
@@ -241,6 +268,12 @@ async fn survival_is_as_predicted_when_the_agent_is_gone() {
 #[tokio::test]
 async fn survival_is_as_predicted_when_the_agent_denies() {
     check(Kind::Denies).await;
+}
+
+#[tokio::test]
+async fn survival_is_as_predicted_when_the_agent_denies_and_the_clock_steps() {
+    check(Kind::DeniesThenClockAhead).await;
+    check(Kind::DeniesThenClockBack).await;
 }
 
 #[tokio::test]
@@ -291,6 +324,27 @@ async fn a_step_of_the_clock_has_everything_asked_for_again() {
         until(|| f.api.x509.readers() == 1).await;
     }
     assert_eq!(source.svid().unwrap().id().path(), "/web");
+}
+
+/// As of a machine that slept for longer than the grace.
+#[tokio::test]
+async fn a_step_beyond_the_end_of_a_grace_withdraws_at_once() {
+    let f = Fixture::new();
+    f.api.x509.send(f.ca.update("/web"));
+    let source = f.builder().withdrawal_grace(GRACE);
+    let source = source.build().await.unwrap();
+    let held = source.current().revision();
+    f.api.x509.fail(Status::permission_denied("gone"));
+    let is_denied = || {
+        let survival = source.survives_until().unwrap();
+        *survival.ends() == Ends::Withdrawal
+    };
+    until(is_denied).await;
+    f.clock.set_ahead(GRACE + SECOND);
+    f.clock.pass(SECOND).await;
+    source.changed(held).await;
+    assert!(source.svid().is_err());
+    assert!(source.survives_until().is_none());
 }
 
 fn last_good(f: &Fixture, name: &str) -> LastGood {
