@@ -99,7 +99,8 @@ impl SealError {
 
 /// Where a source keeps its last good state, and under which key. Off unless a source is given one.
 ///
-/// A withdrawal (PERMISSION_DENIED) erases the file before anything else is done about it.
+/// PERMISSION_DENIED erases the file before anything else is done about it, and before any grace: a restart within the
+/// grace holds nothing.
 #[derive(Clone, Debug)]
 pub struct LastGood {
     path: PathBuf,

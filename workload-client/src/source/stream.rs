@@ -444,7 +444,15 @@ impl<U: 'static> Member<U> {
     }
 
     /// The endpoint says that there is nothing for this workload: what is published goes after the grace.
+    ///
+    /// What is kept on disk goes at once, whatever the grace: a restart within it would bring it back, with a grace of its
+    /// own, and the next one again.
     fn denied(&self, clock: &dyn Clock) {
+        if let Some(last_good) = &self.last_good
+            && let Err(error) = last_good.erase()
+        {
+            self.observer.event(&Event::CacheFailed { error: &error });
+        }
         let mut parts = self.lock();
         if parts.withdraw_at.is_none() {
             self.withdraw_at(&mut parts, Clocks::read(clock).later(self.grace));
@@ -457,12 +465,6 @@ impl<U: 'static> Member<U> {
     }
 
     fn withdraw(&self, clock: &dyn Clock) {
-        // Before anything else: whatever fails below, a restart must not bring it back.
-        if let Some(last_good) = &self.last_good
-            && let Err(error) = last_good.erase()
-        {
-            self.observer.event(&Event::CacheFailed { error: &error });
-        }
         let mut parts = self.lock();
         parts.withdraw_at = None;
         self.outlook.goes_at(None);

@@ -14,7 +14,7 @@ use tonic::Status;
 
 use crate::support::ca::{Ca, update};
 use crate::support::clock::{START, VirtualClock};
-use crate::support::server::{Api, Place, Running};
+use crate::support::server::{Answer, Api, Place, Running};
 use crate::support::until;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -400,4 +400,35 @@ async fn withdrawal_erases_the_last_good_state() {
     f.api.x509.send(f.ca.update("/back"));
     f.clock.pass(SECOND).await;
     until(|| state.exists()).await;
+}
+
+#[tokio::test]
+async fn a_restart_within_the_grace_begins_no_other_one() {
+    let f = Fixture::new();
+    f.api.x509.send(f.ca.update("/web"));
+    let start = || {
+        let builder = f.builder().withdrawal_grace(GRACE);
+        builder.last_good(last_good(&f, "state")).start().unwrap()
+    };
+    let first = start();
+    first.ready(HOUR).await.unwrap();
+    let path = f.place.path();
+    let state = path.parent().unwrap().join("state");
+    until(|| state.exists()).await;
+    f.api.x509.fail(Status::permission_denied("gone"));
+    until(|| first.survives_until().unwrap().ends() == &Ends::Withdrawal).await;
+    // It serves until the grace is over, and nothing is left to come back to.
+    assert!(f.serves(&first));
+    assert!(!state.exists());
+    first.shutdown().await;
+    assert!(start().svid().is_err());
+
+    // What is good again is kept again, and a restart has it.
+    f.api.x509.send(f.ca.update("/back"));
+    let third = start();
+    third.ready(HOUR).await.unwrap();
+    until(|| state.exists()).await;
+    third.shutdown().await;
+    f.api.x509.add(Answer::Hang);
+    assert_eq!(start().svid().unwrap().id().path(), "/back");
 }
