@@ -361,3 +361,217 @@ async fn a_clock_long_past_the_authorities_is_believed_only_when_told_so() {
     // It has authorities of this time now.
     Up::start(&socket, &["--state", state]).kill();
 }
+
+/// Gives a command that waits for others to know what came before, until it is done.
+fn in_time(up: &mut Up, command: &str, refused: &str) -> String {
+    loop {
+        let answer = up.tell(command);
+        if answer.starts_with("ok: ") {
+            return answer;
+        }
+        assert!(answer.contains(refused), "{command}: {answer}");
+    }
+}
+
+/// Waits until what the source holds is as it should be.
+async fn until(source: &X509Source, is_good: impl Fn(&X509Source) -> bool) {
+    loop {
+        let seen = source.current().revision();
+        if is_good(source) {
+            return;
+        }
+        within(source.changed(seen)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_authority_is_rolled_over_by_commands_and_every_handshake_holds() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("s");
+    let mut up = Up::commanded(&socket, &["--entry", &own_entry("web", "")]);
+    let source = source(&socket).await;
+    let own = source.svid().unwrap();
+    let authorities = |source: &X509Source| {
+        let bundle = source.bundle(own.trust_domain()).unwrap();
+        bundle.x509_authorities().len()
+    };
+    let signer = |source: &X509Source| {
+        source
+            .svid()
+            .unwrap()
+            .authority_key_id()
+            .map(<[u8]>::to_vec)
+    };
+    let serial = |source: &X509Source| source.svid().unwrap().serial().to_vec();
+    let (first, before) = (signer(&source), serial(&source));
+    connect(&source).await;
+
+    assert_eq!(up.tell("reissue"), "ok: every X509-SVID is being replaced");
+    until(&source, |source| serial(source) != before).await;
+    assert_eq!(signer(&source), first);
+    connect(&source).await;
+
+    let prepared = up.tell("x509 prepare");
+    assert!(
+        prepared.starts_with("ok: ") && prepared.ends_with(" is prepared"),
+        "{prepared}"
+    );
+    until(&source, |source| authorities(source) == 2).await;
+    connect(&source).await;
+
+    let active = in_time(&mut up, "x509 activate", "is not yet known to");
+    assert!(active.ends_with(" is active"), "{active}");
+    up.tell("reissue");
+    until(&source, |source| signer(source) != first).await;
+    connect(&source).await;
+
+    let tainted = up.tell("x509 taint");
+    assert!(tainted.ends_with(" is tainted"), "{tainted}");
+    let shown = up.tell("x509 show");
+    assert!(
+        shown.contains(" is tainted until ") && shown.contains(" is active until "),
+        "{shown}"
+    );
+    let gone = in_time(&mut up, "x509 revoke", "wait, or force it");
+    assert!(gone.ends_with(" is out of the bundle"), "{gone}");
+    until(&source, |source| authorities(source) == 1).await;
+    connect(&source).await;
+
+    // The same again, the old one taken away unmarked.
+    up.tell("x509 prepare");
+    in_time(&mut up, "x509 activate", "is not yet known to");
+    let second = signer(&source);
+    up.tell("reissue");
+    until(&source, |source| signer(source) != second).await;
+    let gone = up.tell("x509 retire");
+    assert!(
+        gone.starts_with("ok: ") && gone.ends_with(" is out of the bundle"),
+        "{gone}"
+    );
+    until(&source, |source| authorities(source) == 1).await;
+    connect(&source).await;
+    assert!(up.interrupt().success());
+}
+
+#[tokio::test]
+async fn an_identity_is_withdrawn_by_command_and_another_one_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("s");
+    let (web, db) = (own_entry("web", ""), own_entry("db", ""));
+    let mut up = Up::commanded(&socket, &["--entry", &web, "--entry", &db]);
+    let source = source(&socket).await;
+    let paths = |source: &X509Source| {
+        let current = source.current();
+        let svids = current.svids().iter();
+        svids
+            .map(|svid| svid.id().path().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(paths(&source), ["/web", "/db"]);
+    let gone = up.tell("withdraw spiffe://example.org/web");
+    assert_eq!(gone, "ok: the entry with spiffe://example.org/web is gone");
+    until(&source, |source| paths(source) == ["/db"]).await;
+    up.tell("withdraw spiffe://example.org/db");
+    until(&source, |source| paths(source).is_empty()).await;
+    let again = up.tell("withdraw spiffe://example.org/db");
+    assert_eq!(again, "error: no entry has spiffe://example.org/db");
+}
+
+#[tokio::test]
+async fn a_wrong_command_is_one_line_and_neither_it_nor_the_end_of_commands_ends_anything() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("s");
+    let mut up = Up::commanded(&socket, &["--entry", &own_entry("web", "")]);
+    let long = "x".repeat(5000);
+    for (command, says) in [
+        (
+            "x509 frobnicate",
+            "\"x509 frobnicate\" is no command; there are: reissue,",
+        ),
+        ("activate", "x509 activate [force]"),
+        ("x509 revoke one two", "is no command"),
+        ("\n  \nwithdraw", "\"withdraw\" is no command"),
+        ("withdraw example.org/web", "spiffe://"),
+        (
+            "x509 activate",
+            "no authority is prepared; prepare one first",
+        ),
+        (
+            "x509 taint",
+            "no X.509 authority is old; prepare and activate the next one first",
+        ),
+        ("x509 taint 0abc", "the trust domain has no authority 0abc"),
+        (
+            "x509 revoke",
+            "no X.509 authority is tainted; taint an old one first",
+        ),
+        ("x509 retire", "no X.509 authority is old"),
+        (&long, "a command has at most 4096 bytes"),
+    ] {
+        let answer = up.tell(command);
+        assert!(answer.starts_with("error: "), "{command}: {answer}");
+        assert!(answer.contains(says), "{command}: {answer}");
+    }
+    let prepared = up.tell("  x509   prepare ");
+    assert!(prepared.ends_with(" is prepared"), "{prepared}");
+    let twice = up.tell("x509 prepare");
+    assert!(
+        twice.starts_with("error: ") && twice.contains("is already prepared; activate it"),
+        "{twice}"
+    );
+    up.tell_no_more();
+    source(&socket).await.svid().unwrap();
+    assert!(up.interrupt().success());
+}
+
+#[test]
+fn what_is_up_and_what_came_of_commands_is_told_as_json_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("s");
+    let json = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+    let mut command = support::spiffe();
+    command
+        .args([
+            "--output",
+            "json",
+            "up",
+            "--trust-domain",
+            "example.org",
+            "--commands",
+            "--socket",
+        ])
+        .arg(&socket)
+        .args(["--entry", &own_entry("web", "")])
+        .stdin(std::process::Stdio::piped());
+    let mut up = support::Running::start(command);
+    let ready = json(&up.line(""));
+    assert_eq!(ready["ready"], true);
+    assert_eq!(ready["entries"][0]["spiffe_id"], "spiffe://example.org/web");
+    assert_eq!(ready["socket"], format!("unix://{}", socket.display()));
+    up.tell("x509 prepare");
+    let prepared = json(&up.line(""));
+    assert_eq!(prepared["ok"], true);
+    let authorities = prepared["value"]["authorities"].as_array().unwrap();
+    let found: Vec<_> = authorities
+        .iter()
+        .map(|one| {
+            (
+                one["kind"].as_str().unwrap(),
+                one["status"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        found,
+        [("x509", "active"), ("x509", "prepared"), ("jwt", "active")]
+    );
+    up.tell("prepare");
+    let wrong = json(&up.line(""));
+    assert_eq!(wrong["ok"], false);
+    assert!(
+        wrong["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("is no command")
+    );
+}

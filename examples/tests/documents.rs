@@ -117,6 +117,7 @@ fn the_page_of_limits_has_the_values_of_the_constants() {
         spiffe_agent::listener::DEFAULT_PREFACE_TIMEOUT, "time for a new connection to say something";
         spiffe_agent::attest::DEFAULT_SIZE_LIMIT, "bytes of a program that is hashed for `unix:sha256`";
         spiffe_daemons::batch::MAX_LINE_BYTES, "bytes of a line of `spiffe batch`";
+        spiffe_daemons::local::MAX_COMMAND_BYTES, "bytes of a command to `spiffe up`";
         spiffe_daemons::verdict::MAX_EXPLANATION_BYTES, "bytes of an explanation as data";
         spiffe_daemons::verdict::inspect::MAX_INSPECTED, "certificates that `inspect` describes";
         spiffe_registration::MAX_ENTRY_ID, "bytes of an entry's ID";

@@ -9,7 +9,7 @@ pub const MAX_LINE_BYTES: usize = 64 * 1024 * 1024;
 const KEPT_BYTES: usize = 1024 * 1024;
 
 /// Reads lines.
-pub(super) struct Lines<R> {
+pub(crate) struct Lines<R> {
     input: R,
     buffer: Vec<u8>,
     limit: usize,
@@ -17,7 +17,7 @@ pub(super) struct Lines<R> {
 
 /// What came next.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next<'a> {
+pub(crate) enum Next<'a> {
     /// A line without its line break.
     Line(&'a [u8]),
     /// A line beyond the limit, passed over to its end.
@@ -29,7 +29,7 @@ impl<R: BufRead> Lines<R> {
         Self::with_limit(input, MAX_LINE_BYTES)
     }
 
-    fn with_limit(input: R, limit: usize) -> Self {
+    pub(crate) fn with_limit(input: R, limit: usize) -> Self {
         Self {
             input,
             buffer: Vec::new(),
@@ -38,7 +38,7 @@ impl<R: BufRead> Lines<R> {
     }
 
     /// The next line; `None` at the end. A last line needs no line break.
-    pub(super) fn next(&mut self) -> io::Result<Option<Next<'_>>> {
+    pub(crate) fn next(&mut self) -> io::Result<Option<Next<'_>>> {
         self.buffer.clear();
         self.buffer.shrink_to(KEPT_BYTES);
         let (mut started, mut too_long) = (false, false);

@@ -18,7 +18,7 @@ use spiffe_core::crypto::CryptoProvider;
 
 use crate::verdict::{self, Node, Refusal};
 pub use line::MAX_LINE_BYTES;
-use line::{Lines, Next};
+pub(crate) use line::{Lines, Next};
 
 /// Answers lines; holds no state between them.
 #[derive(Clone, Debug)]

@@ -44,7 +44,7 @@ pub struct AuthorityReport {
 }
 
 impl StatusReport {
-    pub(super) fn new(trust_domain: &TrustDomain, state: &State, now: Timestamp) -> Self {
+    pub(crate) fn new(trust_domain: &TrustDomain, state: &State, now: Timestamp) -> Self {
         let of = |kind: Kind, name: &'static str| {
             state
                 .slots(kind)

@@ -4,6 +4,7 @@
 //! the quickstart three.
 
 mod api;
+mod command;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,7 +18,8 @@ use spiffe_core::key::Signer;
 use spiffe_core::pki_types::CertificateDer;
 use spiffe_core::schedule::REISSUE_OVER;
 use spiffe_core::{
-    BoxFuture, Bundle, BundleSet, Clock, Random, SystemClock, TrustDomain, TrustDomainRef, Watch,
+    BoxFuture, Bundle, BundleSet, Clock, Random, SpiffeId, SystemClock, TrustDomain,
+    TrustDomainRef, Watch,
 };
 use spiffe_registration::{Entry, EntryError, EntrySet, EntrySetError};
 use spiffe_svid_ca::authority::{Consumer, Evidence, Grade, Kind, Status};
@@ -29,6 +31,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 pub use api::LocalApi;
+pub use command::{Answer, Command, CommandError, Commands, MAX_COMMAND_BYTES};
 
 /// How often the authorities' life goes on; twenty times in the shortest span that a default life cycle plans with.
 const TICK: Duration = Duration::from_secs(10);
@@ -146,6 +149,20 @@ impl LocalTrustDomain {
     /// Replaces every SVID before its time.
     pub fn reissue(&self) {
         self.shared.change(|state| state.generation += 1);
+    }
+
+    /// Takes all entries with this SPIFFE ID away, and says how many there were: from now on nobody is given it.
+    pub fn withdraw(&self, id: &SpiffeId) -> usize {
+        let mut gone = 0;
+        self.shared.change(|state| {
+            let before = state.entries.entries();
+            let left = before.iter().filter(|entry| entry.spiffe_id() != id);
+            let left = EntrySet::new(left.cloned().collect());
+            let left = left.expect("entries that do not contradict each other do not when some go");
+            gone = before.len() - left.entries().len();
+            state.entries = Arc::new(left);
+        });
+        gone
     }
 
     /// What is known of who has which bundle, and whose SVIDs were signed by which authority: every open stream of the

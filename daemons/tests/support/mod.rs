@@ -8,7 +8,7 @@
 
 pub mod terminal;
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -65,6 +65,12 @@ impl Running {
         wait(&self.log, text)
     }
 
+    /// Writes a line to its standard input.
+    pub fn tell(&mut self, line: &str) {
+        let input = self.child.stdin.as_mut().unwrap();
+        writeln!(input, "{line}").unwrap();
+    }
+
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -109,10 +115,21 @@ pub struct Up {
 impl Up {
     /// Starts one and waits until it is ready.
     pub fn start(socket: &Path, arguments: &[&str]) -> Self {
+        Self::with_input(socket, arguments, Stdio::null())
+    }
+
+    /// The same, taking commands.
+    pub fn commanded(socket: &Path, arguments: &[&str]) -> Self {
+        let arguments = [arguments, &["--commands"]].concat();
+        Self::with_input(socket, &arguments, Stdio::piped())
+    }
+
+    fn with_input(socket: &Path, arguments: &[&str], input: Stdio) -> Self {
         let mut child = spiffe()
             .args(["up", "--trust-domain", "example.org", "--socket"])
             .arg(socket)
             .args(arguments)
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -136,6 +153,18 @@ impl Up {
 
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Gives it a command, and returns the line that comes next.
+    pub fn tell(&mut self, command: &str) -> String {
+        let input = self.child.stdin.as_mut().unwrap();
+        writeln!(input, "{command}").unwrap();
+        wait(&self.lines, "")
+    }
+
+    /// Ends its input.
+    pub fn tell_no_more(&mut self) {
+        drop(self.child.stdin.take());
     }
 
     pub fn kill(mut self) {

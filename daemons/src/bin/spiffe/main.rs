@@ -83,10 +83,11 @@ fn main() -> ExitCode {
     let done = match cli.verb {
         Verb::Up(up) => {
             log_to_stderr("info");
-            up.run().map_err(|error| match error.downcast::<Usage>() {
-                Ok(usage) => Failure::usage(usage),
-                Err(error) => Failure::failed(error),
-            })
+            up.run(output)
+                .map_err(|error| match error.downcast::<Usage>() {
+                    Ok(usage) => Failure::usage(usage),
+                    Err(error) => Failure::failed(error),
+                })
         }
         Verb::Fetch(arguments) => fetch::run(arguments, &output),
         Verb::Watch(arguments) => watch::run(&arguments, &output),

@@ -1,19 +1,21 @@
 //! `spiffe up`: one trust domain for a developer's machine.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde_json::json;
 use spiffe_agent::attest::UnixAttestor;
 use spiffe_agent::listener::ListenOptions;
 use spiffe_core::{TrustDomain, crypto::system_random};
-use spiffe_daemons::local::LocalTrustDomain;
+use spiffe_daemons::local::{Commands, LocalTrustDomain};
 use spiffe_registration::{Entry, entries_from_json};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::output::Output;
 use crate::{Usage, input};
 
 /// Runs a whole trust domain in one process: an authority, and the Workload API on a Unix socket.
@@ -49,18 +51,32 @@ pub(crate) struct Up {
     /// Owner of the socket file, as UID or UID:GID.
     #[arg(long, value_name = "UID[:GID]", value_parser = input::owner)]
     socket_owner: Option<(u32, Option<u32>)>,
+    /// Take commands from standard input, one on a line, and answer each with one line once it is done.
+    ///
+    ///   reissue                             replace every X509-SVID before its time
+    ///   withdraw ID                         take all entries with this SPIFFE ID away
+    ///   x509 show                           show the X.509 authorities
+    ///   x509 prepare                        make the next X.509 authority, and publish it in the bundle
+    ///   x509 activate [force]               let it sign, once every open stream was sent that bundle; at once, if forced
+    ///   x509 taint [AUTHORITY]              mark the old one: what it signed is replaced within five minutes
+    ///   x509 revoke [AUTHORITY] [force]     take the tainted one out of the bundle, once no open stream has an SVID of it
+    ///   x509 retire                         take the old one out of the bundle, whoever still has an SVID of it
+    ///
+    /// An answer begins with 'ok: ' or 'error: '. The end of input ends nothing.
+    #[arg(long, verbatim_doc_comment)]
+    commands: bool,
 }
 
 impl Up {
     /// Runs until Ctrl-C or SIGTERM, then drains.
-    pub(crate) fn run(self) -> Result<(), Box<dyn std::error::Error>> {
+    pub(crate) fn run(self, output: Output) -> Result<(), Box<dyn std::error::Error>> {
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?
-            .block_on(self.serve())
+            .block_on(self.serve(output))
     }
 
-    async fn serve(self) -> Result<(), Box<dyn std::error::Error>> {
+    async fn serve(self, output: Output) -> Result<(), Box<dyn std::error::Error>> {
         raise_descriptor_limit();
         let entries = self.read_entries()?;
         let mut builder = LocalTrustDomain::builder(self.trust_domain.clone()).entries(entries);
@@ -81,7 +97,10 @@ impl Up {
         let mut hang_up = signal(SignalKind::hangup())?;
         let mut api = domain.serve_with(&self.socket, options)?;
         // Whoever read this may have gone: that ends nothing.
-        let _ = io::stdout().write_all(self.announcement(&domain)?.as_bytes());
+        let _ = output.raw(self.announcement(&domain, &output)?.as_bytes());
+        if self.commands {
+            tokio::spawn(obey(domain, Commands::read(io::stdin()), output));
+        }
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -113,7 +132,25 @@ impl Up {
     fn announcement(
         &self,
         domain: &LocalTrustDomain,
+        output: &Output,
     ) -> Result<String, Box<dyn std::error::Error>> {
+        let socket = format!("unix://{}", std::path::absolute(&self.socket)?.display());
+        if output.is_json() {
+            let entries = domain.entries();
+            let entries = entries.entries().iter().map(|entry| {
+                let selectors: Vec<_> = entry.selectors().iter().map(|one| one.as_str()).collect();
+                json!({ "spiffe_id": entry.spiffe_id().to_string(), "selectors": selectors })
+            });
+            let ready = json!({
+                "ready": true,
+                "trust_domain": self.trust_domain.to_string(),
+                "socket": socket,
+                "state": self.state,
+                "entries": entries.collect::<Vec<_>>(),
+                "warnings": self.warnings(domain),
+            });
+            return Ok(format!("{ready}\n"));
+        }
         let mut text = match &self.state {
             Some(directory) => format!(
                 "trust domain {} is up; keys and authorities are kept in {}\n",
@@ -143,8 +180,7 @@ impl Up {
         for warning in self.warnings(domain) {
             writeln!(text, "warning: {warning}")?;
         }
-        let socket = std::path::absolute(&self.socket)?;
-        writeln!(text, "SPIFFE_ENDPOINT_SOCKET=unix://{}", socket.display())?;
+        writeln!(text, "SPIFFE_ENDPOINT_SOCKET={socket}")?;
         text.push_str("ready\n");
         Ok(text)
     }
@@ -168,6 +204,25 @@ impl Up {
             }
         }
         warnings
+    }
+}
+
+/// Carries out each command and answers it. Whoever gave it may have gone: that ends nothing.
+async fn obey(domain: LocalTrustDomain, mut commands: Commands, output: Output) {
+    while let Some(command) = commands.next().await {
+        let answer = match command {
+            Ok(command) => domain.obey(&command).await,
+            Err(error) => Err(error),
+        };
+        let _ = match &answer {
+            Ok(answer) => output.line(&json!({ "ok": true, "value": answer }), |_| {
+                format!("ok: {}", answer.done)
+            }),
+            Err(error) => output.line(
+                &json!({ "ok": false, "error": { "message": error.to_string() } }),
+                |_| format!("error: {error}"),
+            ),
+        };
     }
 }
 
