@@ -126,6 +126,8 @@ async fn no_request_is_lost_within_the_grace_and_not_a_byte_passes_after_it() {
     let answered = tally.answered.load(Ordering::SeqCst);
     assert!(answered >= BUSY as u64);
     assert_eq!(acceptor.open_connections(), IDLE + BUSY);
+    // One timer each for the acceptor's connections and the connector's, however many these are.
+    assert_eq!(clock.sleepers(), 2);
 
     server.publish([own], bundles(&[&east])).unwrap();
     settle().await;

@@ -6,6 +6,7 @@
     reason = "shared by test programs, each of which uses its own part"
 )]
 
+use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -165,23 +166,36 @@ pub fn list(domain: &Domain, serial: &[u8]) -> CertificateRevocationListDer<'sta
 /// Time that passes when the test says so.
 #[derive(Clone, Debug, Default)]
 pub struct HandClock {
-    state: Arc<Mutex<(Duration, Vec<Waker>)>>,
+    state: Arc<Mutex<Passed>>,
     /// How far the calendar has been set forward.
     set: Arc<Mutex<Duration>>,
+}
+
+#[derive(Debug, Default)]
+struct Passed {
+    time: Duration,
+    /// Who sleeps, by number.
+    sleepers: BTreeMap<u64, Waker>,
+    numbers: u64,
 }
 
 impl HandClock {
     pub fn advance(&self, span: Duration) {
         let mut state = self.state.lock().unwrap();
-        state.0 += span;
-        for waker in std::mem::take(&mut state.1) {
-            waker.wake();
+        state.time += span;
+        for waker in state.sleepers.values() {
+            waker.wake_by_ref();
         }
     }
 
     /// Sets the calendar, while the monotonic clock stays.
     pub fn set_forward(&self, span: Duration) {
         *self.set.lock().unwrap() += span;
+    }
+
+    /// How many sleep now.
+    pub fn sleepers(&self) -> usize {
+        self.state.lock().unwrap().sleepers.len()
     }
 }
 
@@ -191,19 +205,43 @@ impl Clock for HandClock {
     }
 
     fn monotonic(&self) -> Duration {
-        self.state.lock().unwrap().0
+        self.state.lock().unwrap().time
     }
 
     fn sleep_until(&self, deadline: Duration) -> BoxFuture<'static, ()> {
-        let state = self.state.clone();
-        Box::pin(std::future::poll_fn(move |context| {
-            let mut state = state.lock().unwrap();
-            if state.0 >= deadline {
-                return Poll::Ready(());
-            }
-            state.1.push(context.waker().clone());
-            Poll::Pending
-        }))
+        let mut state = self.state.lock().unwrap();
+        state.numbers += 1;
+        Box::pin(Sleep {
+            state: self.state.clone(),
+            number: state.numbers,
+            deadline,
+        })
+    }
+}
+
+struct Sleep {
+    state: Arc<Mutex<Passed>>,
+    number: u64,
+    deadline: Duration,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.state.lock().unwrap();
+        if state.time >= self.deadline {
+            state.sleepers.remove(&self.number);
+            return Poll::Ready(());
+        }
+        state.sleepers.insert(self.number, context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        self.state.lock().unwrap().sleepers.remove(&self.number);
     }
 }
 
