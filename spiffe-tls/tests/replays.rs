@@ -7,6 +7,7 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,13 +24,13 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{
     CipherSuite, ClientConfig, ClientConnection, ConnectionTrafficSecrets, ExtractedSecrets,
-    SignatureScheme, SupportedProtocolVersion,
+    ServerConfig, ServerConnection, SignatureScheme, SupportedProtocolVersion,
 };
 use spiffe_tls::spiffe_core::key::SvidKey;
 use spiffe_tls::spiffe_core::{BundleSet, Rule, X509Svid};
 use spiffe_tls::{
     Acceptor, Connector, HandshakeError, MAX_SESSIONS_PER_DESTINATION, Mtls, Policy, Publisher,
-    TlsStream, rustls,
+    Terms, TicketKeys, TlsStream, rustls,
 };
 use support::*;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
@@ -86,7 +87,7 @@ impl World {
     }
 }
 
-/// spire#6715, CVE-2022-21654, CVE-2025-68121: a session outlives the trust that it began under.
+/// spire#6715, CVE-2022-21654: a session outlives the trust that it began under.
 #[tokio::test]
 async fn resumption_after_removal_is_refused() {
     let world = World::new();
@@ -106,6 +107,186 @@ async fn resumption_after_removal_is_refused() {
         .publish(before.svids().to_vec(), before.bundles().clone())
         .unwrap();
     world.serves().await;
+}
+
+/// CVE-2025-68121: a session that began under one clone of a configuration is taken to another, whose trust has changed.
+#[tokio::test]
+async fn a_session_of_one_clone_gets_nowhere_at_another_once_trust_is_gone() {
+    let world = World::new();
+    let before = world.source.load();
+    for (rule, change) in [
+        (None, &(|_: &Terms| {}) as &dyn Fn(&Terms)),
+        (Some(Rule::NotAuthorized), &|terms| {
+            terms.authorize("domain:west".parse::<Policy>().unwrap());
+        }),
+        (Some(Rule::TrustDomainUnknown), &|_| {
+            let svids = before.svids().to_vec();
+            world.source.publish(svids, BundleSet::new()).unwrap();
+        }),
+    ] {
+        let terms = Terms::new("domain:east".parse::<Policy>().unwrap());
+        let config = Mtls::new(&world.source, terms.clone())
+            .clock(Arc::new(world.clock.clone()))
+            .ticket_keys(&TicketKeys::new(&mut [7; 32]));
+        let one = config.clone().acceptor().unwrap();
+        let another = config.clone().acceptor().unwrap();
+        let plain = config.server_config().unwrap();
+        let plain = ServerConfig::clone(&plain);
+        // A client that keeps its session, whatever happens.
+        let client = Publisher::fixed([world.east.svid("client", 600)], before.bundles().clone());
+        let eager = mtls(&client, &world.clock)
+            .danger_adjust_client_config(|config| {
+                config.resumption = Resumption::in_memory_sessions(16);
+            })
+            .client_config()
+            .unwrap();
+        let eager = tokio_rustls::TlsConnector::from(eager);
+        let visit = async |acceptor: &Acceptor| {
+            let (near, far) = tokio::io::duplex(64 * 1024);
+            let client = async {
+                let name = "server.invalid".try_into().unwrap();
+                let mut stream = eager.connect(name, near).await.ok()?;
+                stream.read_to_end(&mut Vec::new()).await.ok()
+            };
+            let server = async {
+                let mut stream = acceptor.accept(far).await?;
+                stream.write_all(b"hello").await.unwrap();
+                stream.shutdown().await.unwrap();
+                Ok::<_, HandshakeError>(stream.peer().is_resumed())
+            };
+            tokio::join!(client, server).1
+        };
+        assert!(!visit(&one).await.unwrap());
+        assert!(visit(&another).await.unwrap());
+        change(&terms);
+        for acceptor in [&one, &another] {
+            match (visit(acceptor).await, rule) {
+                (Ok(is_resumed), None) => assert!(is_resumed),
+                (Err(error), Some(_)) => assert_eq!(error.rule(), rule),
+                (ended, _) => panic!("{rule:?}: {ended:?}"),
+            }
+        }
+        // A clone of a plain configuration takes no session from anybody.
+        assert!(!plain.ticketer.enabled() && !plain.session_storage.can_cache());
+        let svids = before.svids().to_vec();
+        world
+            .source
+            .publish(svids, before.bundles().clone())
+            .unwrap();
+    }
+    world.serves().await;
+}
+
+/// RUSTSEC-2024-0336: close_notify in the middle of a handshake, before any of the peer's records and without end. Each
+/// attempt ends, without help of the deadline.
+#[tokio::test]
+async fn close_notify_in_mid_handshake_ends_every_attempt() {
+    let world = World::new();
+    for version in [&TLS12, &TLS13] {
+        let ends = || mtls(&world.source, &world.clock).versions(&[version]);
+        for is_server in [true, false] {
+            for (place, count) in [(usize::MAX, 0)]
+                .into_iter()
+                .chain((0..8).flat_map(|place| [(place, 1), (place, 1000)]))
+            {
+                let (near, middle_near) = tokio::io::duplex(64 * 1024);
+                let (far, middle_far) = tokio::io::duplex(64 * 1024);
+                let (from_near, to_near) = tokio::io::split(middle_near);
+                let (from_far, to_far) = tokio::io::split(middle_far);
+                let (is_over, was_put_in) = (Cell::new(false), Cell::new(false));
+                let put_in = |is_from_peer: bool, number: usize| {
+                    let puts = is_from_peer && number == place && !is_over.get();
+                    was_put_in.set(was_put_in.get() || puts);
+                    if puts { count } else { 0 }
+                };
+                let relays = async {
+                    tokio::join!(
+                        relay(from_near, to_far, |number| put_in(is_server, number)),
+                        relay(from_far, to_near, |number| put_in(!is_server, number))
+                    )
+                };
+                let connector = ends().connector().unwrap();
+                let acceptor = ends().acceptor().unwrap();
+                let client = async {
+                    let ended = connector.connect(near).await.map(drop);
+                    is_over.set(is_over.get() || !is_server);
+                    ended
+                };
+                let server = async {
+                    let ended = acceptor.accept(far).await.map(drop);
+                    is_over.set(is_over.get() || is_server);
+                    ended
+                };
+                let (client, server, _) = tokio::join!(client, server, relays);
+                let ours = if is_server { server } else { client };
+                // A few warnings may be passed over, RFC 5246 §7.2.2; not any number of them.
+                match ours {
+                    Ok(()) => assert!(!was_put_in.get() || count == 1),
+                    Err(HandshakeError::Tls(_) | HandshakeError::PeerRefused(_)) => {
+                        assert!(was_put_in.get())
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        // The function itself, as callers of a plain configuration use it.
+        let mut wire = Wire::of([&world.client_hello()[..], &CLOSE_NOTIFY].concat());
+        let mut server = ServerConnection::new(ends().server_config().unwrap()).unwrap();
+        server.complete_io(&mut wire).unwrap_err();
+        let mut wire = Wire::of(CLOSE_NOTIFY.to_vec());
+        let name = "server.invalid".try_into().unwrap();
+        let mut client = ClientConnection::new(ends().client_config().unwrap(), name).unwrap();
+        client.complete_io(&mut wire).unwrap_err();
+    }
+    world.serves().await;
+}
+
+/// An alert of level warning in the clear: RFC 5246 §7.2.1.
+const CLOSE_NOTIFY: [u8; 7] = [21, 3, 3, 0, 2, 1, 0];
+
+/// Passes records on, each with as many close_notify before it as `put_in` says.
+async fn relay(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    put_in: impl Fn(usize) -> usize,
+) -> io::Result<()> {
+    for number in 0.. {
+        let mut record = vec![0; 5];
+        if from.read_exact(&mut record).await.is_err() {
+            break;
+        }
+        let length = u16::from_be_bytes([record[3], record[4]]);
+        record.resize(5 + usize::from(length), 0);
+        from.read_exact(&mut record[5..]).await?;
+        to.write_all(&CLOSE_NOTIFY.repeat(put_in(number))).await?;
+        to.write_all(&record).await?;
+    }
+    to.shutdown().await
+}
+
+/// What a peer sends, all at once and then nothing more; what it is sent is thrown away.
+struct Wire(io::Cursor<Vec<u8>>);
+
+impl Wire {
+    fn of(sent: Vec<u8>) -> Self {
+        Self(io::Cursor::new(sent))
+    }
+}
+
+impl io::Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        io::Read::read(&mut self.0, buffer)
+    }
+}
+
+impl io::Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// spiffe#26, spiffe#375, rustls-spiffe 0.3.1: an authority of one domain vouches for another's name.
