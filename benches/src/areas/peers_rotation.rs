@@ -53,8 +53,8 @@ pub(crate) const ROWS: &[&str] = &[
     "peers/rotation/half/over-alone-p99",
 ];
 
-/// All take turns, so that what else the machine does meets each of them.
-const TURNS: u64 = 3;
+/// All take turns of so many rotations, so that what else the machine does meets each of them.
+const TURN: u64 = 25;
 
 /// Enough for a 99th percentile; the peers' failures show in fewer.
 const MOST_ROTATIONS: u64 = 1_500;
@@ -68,11 +68,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Failed handshakes, and the time from an order to replace all SVIDs until a handshake with the server's new one is done:
 /// issuing, the Workload API and the load are in it, and so is the wait for the next handshake to begin.
 pub(crate) fn rotations(effort: Effort) -> Measured {
-    let rotations = effort.rotations.min(MOST_ROTATIONS).div_ceil(TURNS);
-    let stage = Stage::new(rotations)?;
+    let turns = effort.rotations.min(MOST_ROTATIONS).div_ceil(TURN);
+    let stage = Stage::new()?;
     let mut full: [Run; 3] = Default::default();
     let mut half: [Run; 3] = Default::default();
-    for _ in 0..TURNS {
+    for _ in 0..turns {
         for (who, (full, half)) in WHO.iter().zip(full.iter_mut().zip(&mut half)) {
             let saturated = stage.run(*who, None)?;
             let rate = saturated.rate() / 2.0;
@@ -121,12 +121,11 @@ struct Stage {
     issuing: Runtime,
     loaded: Runtime,
     gobench: PathBuf,
-    rotations: u64,
     _folder: TempDir,
 }
 
 impl Stage {
-    fn new(rotations: u64) -> Result<Self, Box<dyn Error>> {
+    fn new() -> Result<Self, Box<dyn Error>> {
         let folder = tempfile::tempdir()?;
         let issuing = Builder::new_multi_thread()
             .worker_threads(1)
@@ -137,12 +136,11 @@ impl Stage {
             issuing,
             loaded: Builder::new_multi_thread().enable_all().build()?,
             gobench: go::build(folder.path())?,
-            rotations,
             _folder: folder,
         })
     }
 
-    /// Rotations under so many handshakes a second, or under as many as can be made.
+    /// A turn under so many handshakes a second, or under as many as can be made.
     fn run(&self, who: Who, rate: Option<f64>) -> Result<Run, Box<dyn Error>> {
         let (sender, sights) = mpsc::unbounded_channel();
         if let Who::Go = who {
@@ -164,8 +162,7 @@ impl Stage {
     }
 
     fn rotate(&self, sights: Sights) -> Result<Rotated, Box<dyn Error>> {
-        self.issuing
-            .block_on(self.world.rotate(self.rotations, sights))
+        self.issuing.block_on(self.world.rotate(TURN, sights))
     }
 }
 
