@@ -107,7 +107,6 @@ pub enum RefusalReason {
 ///
 /// It is logged once, through `tracing` at the level INFO with the fields `rule`, `section`, `revision` and `role`: also by
 /// plain rustls configurations, whose own error tells no more than the peer learns by its alert.
-#[derive(Debug)]
 pub struct Refusal {
     reason: RefusalReason,
     chain: Vec<CertificateDer<'static>>,
@@ -115,6 +114,15 @@ pub struct Refusal {
     terms: Arc<InForce>,
     now: Timestamp,
     judge: Arc<Judge>,
+}
+
+impl fmt::Debug for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Refusal")
+            .field("reason", &self.reason)
+            .field("now", &self.now)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Refusal {

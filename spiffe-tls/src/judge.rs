@@ -1,6 +1,7 @@
 //! The verdict on a peer: verified, then authorised, under the terms and bundles of one moment, and remembered.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,7 +20,6 @@ use crate::terms::{InForce, Terms};
 pub const MAX_REMEMBERED_CHAINS: usize = 4096;
 
 /// What stays the same for all handshakes of a configuration.
-#[derive(Debug)]
 pub(crate) struct Judge {
     pub(crate) verifier: X509Verifier,
     pub(crate) terms: Terms,
@@ -47,10 +47,19 @@ pub(crate) struct Judged {
 /// What was verified under one state of trust: a chain that is shown again proves the same, within its validity.
 ///
 /// The signature with which a peer proves that it holds the leaf's key is rustls' business and is checked each time.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Memory {
     trust: Option<(Revision, u64)>,
     chains: HashMap<Digest, (Arc<VerifiedX509>, Timestamp)>,
+}
+
+impl fmt::Debug for Judge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Judge")
+            .field("role", &self.role)
+            .field("terms", &self.terms)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Judge {

@@ -1,5 +1,6 @@
 //! What a TLS session is bound to: it is resumed only while all of it is the same.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::crypto::{CryptoProvider, GetRandomFailed};
@@ -18,7 +19,6 @@ pub(crate) struct Namespace {
 }
 
 /// Computes the namespaces of one configuration.
-#[derive(Debug)]
 pub(crate) struct Namespaces {
     terms: Terms,
     sha256: Sha256,
@@ -27,6 +27,14 @@ pub(crate) struct Namespaces {
     /// Bundles are many, and one's own rotation leaves them as they are.
     last_bundles: Mutex<Option<(Arc<BundleSet>, Digest)>>,
     last_terms: Mutex<Option<(u64, Digest)>>,
+}
+
+impl fmt::Debug for Namespaces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Namespaces")
+            .field("terms", &self.terms)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Namespaces {

@@ -2,6 +2,8 @@
 //!
 //! No verdict depends on the form: it spares a sixth of an RSA check and a hundredth of one on P-256.
 
+use std::fmt;
+
 use rustls_pki_types::SignatureVerificationAlgorithm;
 
 use super::jwks::PublicKey;
@@ -75,13 +77,19 @@ fn does(offered: &dyn SignatureVerificationAlgorithm, algorithm: JwsAlgorithm) -
 }
 
 /// One key in AWS-LC's parsed form, by algorithm: made at the first use, and shared by the clones made after it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct ParsedForms {
     #[cfg(feature = "aws-lc-rs")]
     by_algorithm: std::sync::OnceLock<std::sync::Arc<parsed::ByAlgorithm>>,
 }
 
 /// The forms follow from the key and say nothing of their own.
+impl fmt::Debug for ParsedForms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ParsedForms").finish_non_exhaustive()
+    }
+}
+
 impl PartialEq for ParsedForms {
     fn eq(&self, _: &Self) -> bool {
         true

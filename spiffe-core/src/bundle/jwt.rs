@@ -2,6 +2,7 @@
 //!
 //! Answers to JWT-SVID §6.
 
+use std::fmt;
 use std::ops::Range;
 
 use rustls_pki_types::SubjectPublicKeyInfoDer;
@@ -12,7 +13,7 @@ use super::jwks::{KeyKind, PublicKey};
 use crate::svid::JwsAlgorithm;
 
 /// One public key with its key ID.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct JwtAuthority {
     key_id: String,
     public_key: SubjectPublicKeyInfoDer<'static>,
@@ -22,6 +23,16 @@ pub struct JwtAuthority {
     algorithm: Option<String>,
     tainted: bool,
     forms: ParsedForms,
+}
+
+impl fmt::Debug for JwtAuthority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JwtAuthority")
+            .field("key_id", &self.key_id)
+            .field("kind", &self.kind)
+            .field("tainted", &self.tainted)
+            .finish_non_exhaustive()
+    }
 }
 
 impl JwtAuthority {

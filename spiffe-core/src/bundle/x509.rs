@@ -3,6 +3,7 @@
 //! Answers to X509-SVID §3.2, §6.2. What is no signing certificate is left out and reported: it verifies nothing.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::Arc;
 
 use base64ct::{Base64, Encoding};
@@ -23,7 +24,7 @@ pub const MAX_CERTIFICATES_DOCUMENT_BYTES: usize = 16 * 1024 * 1024;
 pub const MAX_AUTHORITIES: usize = 8192;
 
 /// One authority's certificate, parsed once.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct X509Authority {
     certificate: Arc<CertificateDer<'static>>,
     anchor: TrustAnchor<'static>,
@@ -36,6 +37,16 @@ pub struct X509Authority {
     signs_revocations: bool,
     tainted: bool,
     forms: ParsedForms,
+}
+
+impl fmt::Debug for X509Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("X509Authority")
+            .field("not_before", &self.not_before)
+            .field("not_after", &self.not_after)
+            .field("tainted", &self.tainted)
+            .finish_non_exhaustive()
+    }
 }
 
 impl X509Authority {

@@ -6,6 +6,7 @@
 //! names.
 
 use rustls_pki_types::CertificateRevocationListDer;
+use std::fmt;
 use webpki::{CertRevocationList, OwnedCertRevocationList};
 
 use super::X509Error;
@@ -20,16 +21,24 @@ pub const MAX_REVOCATION_LISTS: usize = 256;
 pub const MAX_REVOCATION_LIST_BYTES: usize = 1024 * 1024;
 
 /// Lists of revoked certificates, parsed once.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Revocations {
     lists: Vec<List>,
     ignored: Vec<Ignored>,
 }
 
-#[derive(Debug)]
 struct List {
     der: CertificateRevocationListDer<'static>,
     parsed: CertRevocationList<'static>,
+}
+
+impl fmt::Debug for Revocations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Revocations")
+            .field("lists", &self.lists.len())
+            .field("ignored", &self.ignored)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Revocations {

@@ -5,6 +5,7 @@
 //! webpki's to parse and to check. What webpki leaves out (key usage, validity and path length of authorities, URI name
 //! constraints) and what it does not bound tightly enough (the search for a path) is judged before.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -112,7 +113,7 @@ impl Default for X509Limits {
 }
 
 /// Verifies chains of X509-SVIDs; cheap to clone, and clones share one [`IssuerCache`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct X509Verifier {
     pub(super) algorithms: Algorithms,
     pub(super) limits: X509Limits,
@@ -153,6 +154,14 @@ struct Subject<'c, 'a> {
     der: &'c CertificateDer<'a>,
     cert: Cert<'c>,
     leaf: Leaf,
+}
+
+impl fmt::Debug for X509Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("X509Verifier")
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
 }
 
 impl X509Verifier {

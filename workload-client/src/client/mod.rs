@@ -3,12 +3,12 @@
 //! Answers to Workload API §3–§6 and Workload Endpoint §3–§6. What an answer means is `update`'s business, when to ask
 //! again the sources'.
 
+mod connection;
 mod jwt;
 mod x509;
 
 use std::error::Error as _;
 use std::fmt;
-use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -20,24 +20,20 @@ use std::{
 };
 
 use futures_util::future::{Either, select};
-use hyper_util::rt::TokioIo;
+use http::Uri;
 use spiffe_core::crypto::CryptoProvider;
 use spiffe_core::verify::X509Verifier;
 use spiffe_core::{Clock, SystemClock};
 use spiffe_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
-use tokio::net::{TcpStream, UnixStream};
 #[cfg(feature = "aws-lc-rs")]
 use tokio::runtime::{Handle, Id};
-use tonic::metadata::MetadataValue;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint as Transport};
-use tonic::{Code, Request, Status, Streaming};
-use tower::service_fn;
+use tonic::{Code, Status, Streaming};
 
 pub use jwt::{ClaimValue, JwtBundleUpdates, ValidatedJwt};
 pub use x509::{X509BundleUpdates, X509Updates};
 
-use crate::endpoint::{Address, Endpoint};
+use self::connection::{Connection, Dial, Unreachable};
+use crate::endpoint::Endpoint;
 use crate::error::{ClientError, one_line};
 use crate::source::outages::Outages;
 use crate::streams::Streams;
@@ -50,9 +46,6 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long a connection may be silent by default before it is asked for a sign of life.
 pub const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(30);
-
-/// The header that no browser or careless proxy sends: Workload Endpoint §3.
-const SECURITY_HEADER: &str = "workload.spiffe.io";
 
 /// A client of one Workload API; clones are handles to the same connection.
 ///
@@ -78,8 +71,7 @@ struct Inner {
     answered: AtomicBool,
 }
 
-type Stub = SpiffeWorkloadApiClient<InterceptedService<Channel, fn(Request<()>) -> SentRequest>>;
-type SentRequest = Result<Request<()>, Status>;
+type Stub = SpiffeWorkloadApiClient<Connection>;
 
 impl WorkloadApiClient {
     /// A client with default settings.
@@ -171,8 +163,14 @@ impl WorkloadApiClient {
         inner
             .stub
             .get_or_init(|| {
-                let add: fn(Request<()>) -> SentRequest = add_security_header;
-                SpiffeWorkloadApiClient::with_interceptor(inner.channel(), add)
+                let connection = Connection::new(Dial {
+                    address: inner.endpoint.address().clone(),
+                    owner: inner.owner,
+                    keep_alive: inner.keep_alive,
+                });
+                // HTTP/2 wants an authority; what clients of a Unix socket say is their choice.
+                let origin = Uri::from_static("http://localhost");
+                SpiffeWorkloadApiClient::with_origin(connection, origin)
                     .max_decoding_message_size(inner.max_message_bytes)
             })
             .clone()
@@ -382,62 +380,6 @@ impl<M> fmt::Debug for Responses<M> {
             .finish_non_exhaustive()
     }
 }
-
-fn add_security_header(mut request: Request<()>) -> SentRequest {
-    request
-        .metadata_mut()
-        .insert(SECURITY_HEADER, MetadataValue::from_static("true"));
-    Ok(request)
-}
-
-impl Inner {
-    /// A lazy channel; must be called within a tokio runtime, which every call is.
-    fn channel(&self) -> Channel {
-        const USER_AGENT: &str = concat!("spiffe-workload-client/", env!("CARGO_PKG_VERSION"));
-        // What a Unix socket's clients say as authority is their choice; HTTP/2 wants a host name.
-        let transport = Transport::from_static("http://localhost")
-            .http2_keep_alive_interval(self.keep_alive)
-            .keep_alive_timeout(self.keep_alive);
-        let transport = transport
-            .user_agent(USER_AGENT)
-            .expect("the crate's name and version are a header value");
-        let owner = self.owner;
-        match self.endpoint.address().clone() {
-            Address::Tcp(address) => {
-                transport.connect_with_connector_lazy(service_fn(move |_| async move {
-                    let stream = TcpStream::connect(address).await.map_err(Unreachable)?;
-                    stream.set_nodelay(true).map_err(Unreachable)?;
-                    Ok::<_, Unreachable>(TokioIo::new(stream))
-                }))
-            }
-            Address::Unix(path) => transport.connect_with_connector_lazy(service_fn(move |_| {
-                let path = path.clone();
-                async move {
-                    let stream = UnixStream::connect(path).await.map_err(Unreachable)?;
-                    if let Some(expected) = owner {
-                        owned_by(&stream, expected).map_err(Unreachable)?;
-                    }
-                    Ok::<_, Unreachable>(TokioIo::new(stream))
-                }
-            })),
-        }
-    }
-}
-
-/// The kernel's word on who listens, as of when that was begun.
-fn owned_by(stream: &UnixStream, expected: u32) -> io::Result<()> {
-    let found = stream.peer_cred()?.uid();
-    if found == expected {
-        return Ok(());
-    }
-    let reason = format!("the socket belongs to user {found}, not to user {expected}");
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
-}
-
-/// The socket could not be connected to; marks the cause among those of a status.
-#[derive(Debug, thiserror::Error)]
-#[error("no connection")]
-struct Unreachable(#[source] io::Error);
 
 /// The names that gRPC's documentation gives its codes.
 const fn code_name(code: Code) -> &'static str {
