@@ -31,7 +31,7 @@ use crate::source::{
     BundleSource, BundleSourceBuilder, FileSource, FileSourceBuilder, JwtSource, JwtSourceBuilder,
     StartError, X509Source, X509SourceBuilder,
 };
-use crate::update::X509Context;
+use crate::update::{JwtBundles, X509Bundles, X509Context};
 
 /// A source that needs no runtime. What does not wait is reached through it directly: `status()`, `survives_until()`,
 /// `svid()`. Clones are handles to the same source.
@@ -157,6 +157,26 @@ impl Blocking<WorkloadApiClient> {
     pub fn fetch_x509(&self) -> Result<X509Context, ClientError> {
         let client = self.source.clone();
         self.asked(async move { client.fetch_x509().await })
+    }
+
+    /// As [`WorkloadApiClient::fetch_x509_bundles`].
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub fn fetch_x509_bundles(&self) -> Result<X509Bundles, ClientError> {
+        let client = self.source.clone();
+        self.asked(async move { client.fetch_x509_bundles().await })
+    }
+
+    /// As [`WorkloadApiClient::fetch_jwt_bundles`].
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub fn fetch_jwt_bundles(&self) -> Result<JwtBundles, ClientError> {
+        let client = self.source.clone();
+        self.asked(async move { client.fetch_jwt_bundles().await })
     }
 
     /// As [`WorkloadApiClient::fetch_jwt_svids`].

@@ -35,6 +35,15 @@ impl WorkloadApiClient {
         Ok(update::jwt_svids(response.into_inner(), &audiences, id)?)
     }
 
+    /// The JWT bundles now: the first message of FetchJWTBundles.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn fetch_jwt_bundles(&self) -> Result<JwtBundles, ClientError> {
+        self.watch_jwt_bundles().await?.next().await
+    }
+
     /// Follows the JWT bundles: FetchJWTBundles.
     ///
     /// # Errors

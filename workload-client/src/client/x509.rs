@@ -30,6 +30,15 @@ impl WorkloadApiClient {
         })
     }
 
+    /// The X.509 bundles now: the first message of FetchX509Bundles.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub async fn fetch_x509_bundles(&self) -> Result<X509Bundles, ClientError> {
+        self.watch_x509_bundles().await?.next().await
+    }
+
     /// Follows the X.509 bundles without SVIDs: FetchX509Bundles.
     ///
     /// # Errors

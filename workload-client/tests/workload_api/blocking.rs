@@ -10,7 +10,7 @@ use spiffe_workload_client::{
     BundleSource, FileSource, Files, JwtSource, StartError, WorkloadApiClient, X509Source,
 };
 
-use crate::support::ca::Ca;
+use crate::support::ca::{Ca, x509_bundles};
 use crate::support::clock::VirtualClock;
 use crate::support::jwt::{JwtCa, bundles, tokens};
 use crate::support::server::{Api, Place, Running};
@@ -58,6 +58,14 @@ fn a_source_runs_and_rotates_without_a_runtime() {
     let client = Blocking::client(f.client.clone()).unwrap();
     let context = client.fetch_x509().unwrap();
     assert_eq!(context.default_svid().id().path(), "/next");
+
+    f.api.x509_bundles.send(x509_bundles(&[&ca]));
+    let fetched = client.fetch_x509_bundles().unwrap();
+    assert_eq!(fetched.bundles().len(), 1);
+    let jwt = JwtCa::new("east.example");
+    f.api.jwt_bundles.send(bundles([jwt.bundle()]));
+    let fetched = client.fetch_jwt_bundles().unwrap();
+    assert_eq!(fetched.bundles().len(), 1);
 }
 
 #[test]

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use spiffe_proto::workload::X509BundlesResponse;
 use spiffe_workload_client::source::{BundleSourceBuilder, Ends, LastGood, Readiness};
 use spiffe_workload_client::spiffe_core::{Source, Timestamp, TrustDomainRef, Watch};
 use spiffe_workload_client::{BundleSource, ClientError, StartError, WorkloadApiClient};
 use tonic::Status;
 
-use crate::support::ca::Ca;
+use crate::support::ca::{Ca, x509_bundles};
 use crate::support::clock::{START, VirtualClock};
 use crate::support::jwt::{JwtCa, bundles};
 use crate::support::server::{Api, Place, Running};
@@ -43,19 +42,11 @@ impl Fixture {
     }
 }
 
-fn x509(cas: &[&Ca]) -> X509BundlesResponse {
-    let entry = |ca: &&Ca| (format!("spiffe://{}", ca.trust_domain), ca.bundle());
-    X509BundlesResponse {
-        bundles: cas.iter().map(entry).collect(),
-        ..X509BundlesResponse::default()
-    }
-}
-
 #[tokio::test]
 async fn both_profiles_make_one_bundle_of_each_trust_domain() {
     let f = Fixture::new();
     let (east, west) = (Ca::new("east.example"), Ca::new("west.example"));
-    f.api.x509_bundles.send(x509(&[&east, &west]));
+    f.api.x509_bundles.send(x509_bundles(&[&east, &west]));
     f.api
         .jwt_bundles
         .send(bundles([JwtCa::new("east.example").bundle()]));
@@ -93,7 +84,9 @@ async fn both_profiles_make_one_bundle_of_each_trust_domain() {
 #[tokio::test]
 async fn a_server_with_one_profile_is_followed_for_that() {
     let f = Fixture::new();
-    f.api.x509_bundles.send(x509(&[&Ca::new("east.example")]));
+    f.api
+        .x509_bundles
+        .send(x509_bundles(&[&Ca::new("east.example")]));
     f.api.jwt_bundles.fail(Status::unimplemented("no tokens"));
     let error = f.builder().build().await.unwrap_err();
     let is_refused = matches!(
@@ -109,7 +102,7 @@ async fn a_server_with_one_profile_is_followed_for_that() {
 async fn a_restart_during_an_outage_comes_up_with_both_profiles() {
     let mut f = Fixture::new();
     let (east, jwt) = (Ca::new("east.example"), JwtCa::new("east.example"));
-    f.api.x509_bundles.send(x509(&[&east]));
+    f.api.x509_bundles.send(x509_bundles(&[&east]));
     f.api.jwt_bundles.send(bundles([jwt.bundle()]));
     let path = f.place.path();
     let place = path.parent().unwrap();

@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
-use spiffe_proto::workload::{ValidateJwtsvidResponse, X509BundlesResponse, X509svid};
+use spiffe_proto::workload::{ValidateJwtsvidResponse, X509svid};
 use spiffe_workload_client::client::ClaimValue;
 use spiffe_workload_client::{ClientError, MAX_HINT_BYTES, ResponseError, WorkloadApiClient};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
-use tonic::Status;
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
 
-use crate::support::ca::{Ca, update};
+use crate::support::ca::{Ca, update, x509_bundles};
 use crate::support::clock::VirtualClock;
 use crate::support::server::{Answer, Api, Place, Running};
 
@@ -44,18 +46,14 @@ async fn every_call_carries_the_security_header() {
     let f = fixture();
     let ca = Ca::new("east.example");
     f.api.x509.send(ca.update("/web"));
-    f.api.x509_bundles.send(X509BundlesResponse {
-        bundles: BTreeMap::from([("spiffe://east.example".into(), ca.bundle())]),
-        ..X509BundlesResponse::default()
-    });
+    f.api.x509_bundles.send(x509_bundles(&[&ca]));
     f.client.fetch_x509().await.unwrap();
-    let bundles = f.client.watch_x509_bundles().await.unwrap().next().await;
-    assert_eq!(bundles.unwrap().bundles().len(), 1);
+    let bundles = f.client.fetch_x509_bundles().await.unwrap();
+    assert_eq!(bundles.bundles().len(), 1);
     f.client.validate_jwt_svid("t", "a").await.unwrap_err();
     f.client.fetch_jwt_svids(["a"], None).await.unwrap_err();
     f.api.jwt_bundles.fail(Status::unavailable(""));
-    let mut bundles = f.client.watch_jwt_bundles().await.unwrap();
-    bundles.next().await.unwrap_err();
+    f.client.fetch_jwt_bundles().await.unwrap_err();
     let calls = f.api.calls();
     assert_eq!(
         calls.iter().map(|call| call.rpc).collect::<Vec<_>>(),
@@ -170,6 +168,28 @@ async fn each_status_has_its_class() {
     f.api.x509.add(Answer::End);
     let error = f.client.fetch_x509().await.unwrap_err();
     assert_eq!(error, ClientError::StreamEnded);
+}
+
+#[tokio::test]
+async fn details_of_a_status_that_cannot_be_read_are_left_out() {
+    let f = fixture();
+    let mut headers = HeaderMap::new();
+    let name = HeaderName::from_static("grpc-status-details-bin");
+    headers.insert(name, HeaderValue::from_static("*no base64*"));
+    let metadata = MetadataMap::from_headers(headers);
+    let status = Status::with_metadata(Code::Unavailable, "busy", metadata);
+    let is_busy =
+        |error| matches!(error, ClientError::Unavailable { message } if message == "busy");
+    // In the headers, as an answer without a message has it.
+    f.api.jwt.fail(status.clone());
+    let error = f.client.fetch_jwt_svids(["db"], None).await.unwrap_err();
+    assert!(is_busy(error));
+    // In the trailers, after a message.
+    f.api.x509.send(Ca::new("east.example").update("/web"));
+    let mut updates = f.client.watch_x509().await.unwrap();
+    updates.next().await.unwrap();
+    f.api.x509.fail(status);
+    assert!(is_busy(updates.next().await.unwrap_err()));
 }
 
 #[tokio::test]

@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use spiffe_proto::workload::X509BundlesResponse;
 use spiffe_workload_client::observe::{Event, Metrics};
 use spiffe_workload_client::source::{EndpointState, Readiness, X509SourceBuilder};
 use spiffe_workload_client::spiffe_core::{Clock, Source, Watch};
@@ -13,7 +12,7 @@ use spiffe_workload_client::{
 use tonic::Status;
 
 use crate::file_source::{HERE, write};
-use crate::support::ca::{Ca, update};
+use crate::support::ca::{Ca, update, x509_bundles};
 use crate::support::clock::{START, VirtualClock};
 use crate::support::jwt::{JwtCa, tokens};
 use crate::support::server::{Api, Place, Running};
@@ -384,11 +383,7 @@ async fn an_svid_that_comes_again_within_a_grace_is_as_old_as_it_was() {
 async fn only_who_loses_something_says_that_it_was_withdrawn() {
     // Of the two halves of a bundle source, the one that never held anything is silent.
     let f = Fixture::new();
-    let id = "spiffe://east.example".to_owned();
-    f.api.x509_bundles.send(X509BundlesResponse {
-        bundles: [(id, f.ca.bundle())].into(),
-        ..X509BundlesResponse::default()
-    });
+    f.api.x509_bundles.send(x509_bundles(&[&f.ca]));
     f.api.jwt_bundles.fail(Status::permission_denied("none"));
     let client = WorkloadApiClient::builder(f.place.endpoint())
         .clock(f.clock.clone())

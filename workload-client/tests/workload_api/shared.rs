@@ -9,7 +9,7 @@ use spiffe_workload_client::spiffe_core::{Rule, Source, Timestamp, Watch};
 use spiffe_workload_client::{BundleSource, JwtSource, WorkloadApiClient, X509Source};
 use tonic::Status;
 
-use crate::support::ca::{Ca, update};
+use crate::support::ca::{Ca, update, x509_bundles};
 use crate::support::clock::VirtualClock;
 use crate::support::jwt::{JwtCa, bundles};
 use crate::support::server::{Api, Place, Running};
@@ -98,6 +98,29 @@ async fn two_sources_are_one_stream_and_choose_for_themselves() {
     assert_eq!(f.api.calls().len(), 2);
     drop((first, third));
     until(|| f.api.x509.readers() == 0).await;
+}
+
+#[tokio::test]
+async fn all_kinds_of_sources_are_one_connection() {
+    let f = Fixture::new();
+    f.api.x509.send(f.update());
+    f.api.x509_bundles.send(x509_bundles(&[&f.ca]));
+    let jwt = bundles([JwtCa::new("east.example").bundle()]);
+    f.api.jwt_bundles.send(jwt);
+    // All ask at once, before there is a connection.
+    let (x509, tokens, both) = tokio::join!(
+        X509Source::builder().client(f.client.clone()).build(),
+        JwtSource::builder().client(f.client.clone()).build(),
+        BundleSource::builder().client(f.client.clone()).build(),
+    );
+    assert_eq!(f.api.connections(), 1);
+    // X.509-SVIDs, and the bundles of each profile: the JWT bundles are one stream for two sources.
+    assert_eq!(f.api.calls().len(), 3);
+
+    let other = WorkloadApiClient::new(f.place.endpoint());
+    other.fetch_x509().await.unwrap();
+    assert_eq!(f.api.connections(), 2);
+    drop((x509.unwrap(), tokens.unwrap(), both.unwrap()));
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use spiffe_workload_client::delivery::{
     TokenRequest,
 };
 use spiffe_workload_client::source::NotYetValid;
-use spiffe_workload_client::{BundleSource, JwtSource, X509Source};
+use spiffe_workload_client::{BundleSource, JwtSource, WorkloadApiClient, X509Source};
 
 use super::input::{self, WorkloadApi};
 use super::output::{Failure, Output, block_on, stopped, table};
@@ -112,10 +112,10 @@ pub(crate) fn run(arguments: Arguments, output: &Output) -> Result<(), Failure> 
 
 impl Arguments {
     async fn show(&self, output: &Output) -> Result<(), Failure> {
+        let client = self.api.client()?;
         if self.what == What::Jwt {
             let mut tokens = Vec::new();
             for request in self.requests() {
-                let client = self.api.client()?;
                 let fetched = client.fetch_jwt_svids(request.audiences, request.id.as_ref());
                 let fetched = fetched.await.map_err(Failure::failed)?;
                 let now = SystemClock::new().now().truncated();
@@ -137,7 +137,7 @@ impl Arguments {
                 tokens.join("\n")
             });
         }
-        let source = self.source(true).await?;
+        let source = self.source(&client, true).await?;
         output.verdict(Ok(Held::from(&**source.current().snapshot())), describe)
     }
 
@@ -178,11 +178,12 @@ impl Arguments {
         directory: DeliveryDirectory,
         wait: bool,
     ) -> Result<DeliveryBuilder, Failure> {
-        let source = self.source(wait).await?;
+        let client = self.api.client()?;
+        let source = self.source(&client, wait).await?;
         let mut delivery = Delivery::builder(directory, source);
         if !self.audience.is_empty() {
             let jwt = JwtSource::builder()
-                .client(self.api.client()?)
+                .client(client)
                 .timeout(self.api.timeout());
             let jwt = if wait { jwt.build().await } else { jwt.start() };
             delivery = delivery.tokens(jwt.map_err(Failure::failed)?, self.requests());
@@ -198,8 +199,12 @@ impl Arguments {
     }
 
     /// A source of what is asked for; holding it already when `wait` is true.
-    async fn source(&self, wait: bool) -> Result<Arc<dyn Source>, Failure> {
-        let (client, timeout) = (self.api.client()?, self.api.timeout());
+    async fn source(
+        &self,
+        client: &WorkloadApiClient,
+        wait: bool,
+    ) -> Result<Arc<dyn Source>, Failure> {
+        let (client, timeout) = (client.clone(), self.api.timeout());
         let source: Arc<dyn Source> = match self.what {
             What::X509 => {
                 let source = X509Source::builder().client(client).timeout(timeout);

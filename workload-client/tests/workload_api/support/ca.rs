@@ -4,7 +4,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, IsCa, KeyPair,
     KeyUsagePurpose, SanType,
 };
-use spiffe_proto::workload::{X509svid, X509svidResponse};
+use spiffe_proto::workload::{X509BundlesResponse, X509svid, X509svidResponse};
 use spiffe_workload_client::spiffe_core::Timestamp;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -83,6 +83,15 @@ pub(crate) fn update(svids: impl IntoIterator<Item = X509svid>) -> X509svidRespo
     X509svidResponse {
         svids: svids.into_iter().collect(),
         ..X509svidResponse::default()
+    }
+}
+
+/// A message with the bundles of these.
+pub(crate) fn x509_bundles(cas: &[&Ca]) -> X509BundlesResponse {
+    let entry = |ca: &&Ca| (format!("spiffe://{}", ca.trust_domain), ca.bundle());
+    X509BundlesResponse {
+        bundles: cas.iter().map(entry).collect(),
+        ..X509BundlesResponse::default()
     }
 }
 

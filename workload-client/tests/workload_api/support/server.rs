@@ -1,10 +1,12 @@
 //! A Workload API that says what the test tells it to, on a runtime of its own so that it can be killed.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use futures_util::stream::{self, Stream};
+use futures_util::stream::{self, Stream, StreamExt};
 use spiffe_proto::workload::spiffe_workload_api_server::{
     SpiffeWorkloadApi, SpiffeWorkloadApiServer,
 };
@@ -14,11 +16,13 @@ use spiffe_proto::workload::{
     WitsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
 };
 use spiffe_workload_client::Endpoint;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::transport::Server;
+use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status};
 
 /// What the server does next on a stream, or answers to a call.
@@ -109,6 +113,7 @@ pub(crate) struct Api {
     pub(crate) validation: Script<ValidateJwtsvidResponse>,
     pub(crate) jwt_requests: Mutex<Vec<JwtsvidRequest>>,
     calls: watch::Sender<Vec<Call>>,
+    connections: AtomicUsize,
 }
 
 impl Api {
@@ -122,11 +127,17 @@ impl Api {
             validation: Script::new(),
             jwt_requests: Mutex::default(),
             calls,
+            connections: AtomicUsize::default(),
         })
     }
 
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.calls.borrow().clone()
+    }
+
+    /// How many connections were ever accepted.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// Resolves once `number` requests have arrived.
@@ -223,12 +234,7 @@ impl Running {
             let _guard = runtime.enter();
             UnixListener::bind(path).unwrap()
         };
-        let service = SpiffeWorkloadApiServer::from_arc(api.clone());
-        runtime.spawn(async move {
-            Server::builder()
-                .serve_with_incoming(service, UnixListenerStream::new(listener))
-                .await
-        });
+        runtime.spawn(serve(api.clone(), UnixListenerStream::new(listener)));
         Self {
             runtime: Some(runtime),
             path: Some(path.into()),
@@ -245,12 +251,7 @@ impl Running {
             TcpListener::from_std(listener).unwrap()
         };
         let endpoint = Endpoint::tcp(listener.local_addr().unwrap()).unwrap();
-        let service = SpiffeWorkloadApiServer::from_arc(api.clone());
-        runtime.spawn(async move {
-            Server::builder()
-                .serve_with_incoming(service, TcpListenerStream::new(listener))
-                .await
-        });
+        runtime.spawn(serve(api.clone(), TcpListenerStream::new(listener)));
         let running = Self {
             runtime: Some(runtime),
             path: None,
@@ -273,6 +274,18 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+async fn serve<S>(api: Arc<Api>, incoming: impl Stream<Item = io::Result<S>>)
+where
+    S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
+    let service = SpiffeWorkloadApiServer::from_arc(api.clone());
+    let counted = incoming.inspect(|_| {
+        api.connections.fetch_add(1, Ordering::Relaxed);
+    });
+    let served = Server::builder().serve_with_incoming(service, counted);
+    served.await.unwrap();
 }
 
 fn runtime() -> Runtime {
