@@ -17,6 +17,8 @@ use crate::asked::Asked;
 use crate::handshake::End;
 use crate::handshake::{Acceptor, Connector};
 use crate::lease::LeaseRules;
+#[cfg(feature = "quinn")]
+use crate::making::ServerRecipe;
 use crate::making::{Base, Judging, Own, Settings};
 use crate::material::{Choice, Svids};
 use crate::modes::{
@@ -270,7 +272,8 @@ impl<Own, Peer> Tls<Own, Peer> {
         self
     }
 
-    /// Changes each server configuration at the end of its making, whatever the change is. **It can weaken or undo what
+    /// Changes each server configuration at the end of its making, whatever the change is: an acceptor that sends
+    /// authority hints makes one for each revision, quinn's one for each handshake. **It can weaken or undo what
     /// this crate promises**: a key log gives away all traffic, and sessions that are not this crate's are refused by
     /// its acceptors but not by plain configurations.
     #[must_use]
@@ -437,11 +440,12 @@ impl<O: ServerShows> Tls<O, SpiffePeer> {
         self.judging(PeerRole::Client)?.server()
     }
 
-    /// A plain configuration, and what is needed to keep leases on the connections that others make of it.
+    /// What plain configurations are made of, and what is needed to keep leases on the connections that others make of
+    /// them.
     #[cfg(feature = "quinn")]
-    pub(crate) fn bare_server(self) -> Result<(End, Arc<ServerConfig>), ConfigError> {
+    pub(crate) fn bare_server(self) -> Result<(End, ServerRecipe), ConfigError> {
         let judging = self.judging(PeerRole::Client)?;
-        Ok((judging.end(), judging.server()?))
+        Ok((judging.end(), judging.recipe()?))
     }
 }
 
@@ -469,7 +473,7 @@ impl<O: ClientShows> Tls<O, SpiffePeer> {
         self.judging(PeerRole::Server)?.client(false, None)
     }
 
-    /// As [`bare_server`](Self::bare_server), for the client's side.
+    /// A plain configuration, and what is needed to keep leases on the connections that others make of it.
     #[cfg(any(feature = "quinn", feature = "reqwest"))]
     pub(crate) fn bare_client(self) -> Result<(End, Arc<ClientConfig>), ConfigError> {
         let judging = self.judging(PeerRole::Server)?;

@@ -13,7 +13,7 @@ use spiffe_core::snapshot::{Derived, Rejection};
 use crate::judge::{self, Judge};
 use crate::making::ServerRecipe;
 use crate::terms::InForce;
-use crate::verifier::PeerVerifier;
+use crate::verifier::{PeerVerifier, Told};
 
 /// The most bytes of authorities' names that a handshake carries. Java's TLS takes no message of a handshake of more than
 /// 32,768 bytes unless it is told to, others take 65,535; what else is in this one has fewer than the rest.
@@ -77,7 +77,7 @@ impl Maker {
     fn make(&self, bundles: &BundleSet, terms: &InForce) -> Ready {
         let verifier = PeerVerifier {
             hints: names(bundles, terms),
-            ..PeerVerifier::new(self.judge.clone(), true)
+            ..PeerVerifier::new(self.judge.clone(), Told::Handshake)
         };
         (terms.number, self.recipe.make(Arc::new(verifier)))
     }

@@ -30,7 +30,7 @@ use crate::resolver::IdentityResolver;
 use crate::sessions::{ClientSessions, Present};
 #[cfg(feature = "aws-lc-rs")]
 use crate::tickets::{TicketKeys, Ticketer};
-use crate::verifier::PeerVerifier;
+use crate::verifier::{PeerVerifier, Told};
 
 /// The lengths of TLS records, header included, that rustls can be held to.
 const FRAGMENT_SIZES: std::ops::RangeInclusive<usize> = 32..=16 * 1024 + 5;
@@ -305,9 +305,13 @@ impl Judging {
 
     /// A plain configuration.
     pub(crate) fn server(&self) -> Result<Arc<ServerConfig>, ConfigError> {
+        Ok(self.recipe()?.make(self.verifier(false)))
+    }
+
+    /// What plain configurations are made of.
+    pub(crate) fn recipe(&self) -> Result<ServerRecipe, ConfigError> {
         self.without_hints()?;
-        let recipe = self.base.server(&self.own, &self.ready, false)?;
-        Ok(recipe.make(self.verifier(false)))
+        self.base.server(&self.own, &self.ready, false)
     }
 
     /// What our acceptor serves by.
@@ -393,7 +397,12 @@ impl Judging {
     }
 
     fn verifier(&self, is_ours: bool) -> Arc<PeerVerifier> {
-        Arc::new(PeerVerifier::new(self.judge.clone(), is_ours))
+        let told = if is_ours {
+            Told::Handshake
+        } else {
+            Told::Nobody
+        };
+        Arc::new(PeerVerifier::new(self.judge.clone(), told))
     }
 }
 

@@ -58,9 +58,7 @@ use rustls::client::ResolvesClientCert;
 use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{
-    AlertDescription, ClientConfig, HandshakeKind, ProtocolVersion, ServerConfig, SignatureScheme,
-};
+use rustls::{AlertDescription, ClientConfig, HandshakeKind, ProtocolVersion, SignatureScheme};
 use spiffe_core::svid::X509Chain;
 
 pub use quinn;
@@ -69,9 +67,11 @@ use crate::config::{ConfigError, Tls};
 use crate::error::{HandshakeError, LeaseOver, PeerRefused};
 use crate::handshake::{End, unproven};
 use crate::lease::{Granted, Lease, LeaseEnd, Turn};
+use crate::making::ServerRecipe;
 use crate::modes::{ClientShows, ServerShows, SpiffePeer};
 use crate::peer::Peer;
 use crate::stream::Guard;
+use crate::verifier::{PeerVerifier, Refused, Told};
 
 /// The application code that streams are reset and connections closed with when a lease is over: `SP` in ASCII.
 pub const LEASE_OVER: VarInt = VarInt::from_u32(0x5350);
@@ -83,7 +83,7 @@ const NAME: &str = "spiffe.invalid";
 #[derive(Clone)]
 pub struct Acceptor {
     end: End,
-    tls: Arc<ServerConfig>,
+    recipe: Arc<ServerRecipe>,
     quic: quinn::ServerConfig,
 }
 
@@ -95,11 +95,13 @@ impl Acceptor {
     ///
     /// [`ConfigError`].
     pub fn new(config: Tls<impl ServerShows, SpiffePeer>) -> Result<Self, ConfigError> {
-        let (end, tls) = config.versions(&[&rustls::version::TLS13]).bare_server()?;
-        let crypto = QuicServerConfig::try_from(tls.clone()).map_err(no_suite)?;
+        let (end, recipe) = config.versions(&[&rustls::version::TLS13]).bare_server()?;
+        let verifier = PeerVerifier::new(end.keeper.judge.clone(), Told::Nobody);
+        let tls = recipe.make(Arc::new(verifier));
+        let crypto = QuicServerConfig::try_from(tls).map_err(no_suite)?;
         Ok(Self {
             end,
-            tls,
+            recipe: Arc::new(recipe),
             quic: quinn::ServerConfig::with_crypto(Arc::new(crypto)),
         })
     }
@@ -126,17 +128,15 @@ impl Acceptor {
     ///
     /// Dropping the future drops the connection.
     pub async fn accept(&self, incoming: quinn::Incoming) -> Result<Connection, HandshakeError> {
-        let shown: Arc<OnceLock<_>> = Arc::default();
-        let mut tls = ServerConfig::clone(&self.tls);
-        tls.cert_resolver = Arc::new(Recording {
-            inner: tls.cert_resolver.clone(),
-            shown: shown.clone(),
-        });
+        let noted = Noted::default();
+        let verifier = Arc::new(noted.verifier(&self.end));
+        let mut tls = Arc::unwrap_or_clone(self.recipe.make(verifier));
+        tls.cert_resolver = Arc::new(noted.recording(tls.cert_resolver));
         let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other);
         let mut quic = self.quic.clone();
         quic.crypto = Arc::new(crypto.map_err(HandshakeError::Io)?);
         let connecting = incoming.accept_with(Arc::new(quic)).map_err(sorted)?;
-        finish(&self.end, connecting, &shown).await
+        finish(&self.end, connecting, &noted).await
     }
 
     /// How many connections of this acceptor are open.
@@ -187,7 +187,8 @@ impl Connector {
 
     /// Dials `address` from `endpoint`, and performs the client's handshake.
     ///
-    /// Success means that the server is verified. Whether the server accepted this side shows when a stream is used.
+    /// Success means that the server is verified. Whether the server accepted this side shows when a stream is used:
+    /// [`PeerRefused::in_quic`] finds the alert in quinn's error.
     ///
     /// # Errors
     ///
@@ -203,19 +204,18 @@ impl Connector {
     ) -> Result<Connection, HandshakeError> {
         // A client without a certificate would be told by the server; it is told here, by name.
         self.end.identity()?;
-        let shown: Arc<OnceLock<_>> = Arc::default();
+        let noted = Noted::default();
         let mut tls = ClientConfig::clone(&self.tls);
-        tls.client_auth_cert_resolver = Arc::new(Recording {
-            inner: tls.client_auth_cert_resolver.clone(),
-            shown: shown.clone(),
-        });
+        let verifier = Arc::new(noted.verifier(&self.end));
+        tls.dangerous().set_certificate_verifier(verifier);
+        tls.client_auth_cert_resolver = Arc::new(noted.recording(tls.client_auth_cert_resolver));
         let crypto = QuicClientConfig::try_from(tls).map_err(io::Error::other);
         let mut quic = quinn::ClientConfig::new(Arc::new(crypto.map_err(HandshakeError::Io)?));
         quic.transport_config(self.transport.clone());
         let connecting = endpoint
             .connect_with(quic, address, NAME)
             .map_err(|error| HandshakeError::Io(io::Error::other(error)))?;
-        finish(&self.end, connecting, &shown).await
+        finish(&self.end, connecting, &noted).await
     }
 
     /// How many connections of this connector are open.
@@ -236,16 +236,26 @@ impl fmt::Debug for Connector {
 async fn finish(
     end: &End,
     connecting: quinn::Connecting,
-    shown: &OnceLock<Arc<CertifiedKey>>,
+    noted: &Noted,
 ) -> Result<Connection, HandshakeError> {
     let clock = &end.keeper.judge.clock;
     let until = clock.monotonic().saturating_add(end.timeout);
-    let quic = tokio::select! {
-        connected = connecting => connected.map_err(sorted)?,
+    let connected = tokio::select! {
+        connected = connecting => connected,
         () = clock.sleep_until(until) => {
             return Err(HandshakeError::TimedOut { after: end.timeout });
         }
     };
+    if let Some(refusal) = noted.refused.take() {
+        return Err(HandshakeError::Refused(refusal));
+    }
+    let shown = noted.shown.get();
+    if let (Some(None), true) = (shown, end.shows_svid) {
+        // A server fails with a text of rustls, and a client goes on as nobody; the cause is known here.
+        let cause = end.identity().err();
+        return Err(cause.unwrap_or(HandshakeError::NonePicked));
+    }
+    let quic = connected.map_err(sorted)?;
     let chain = chain(&quic).ok_or_else(unproven)?;
     let (end_entity, intermediates) = chain.split_first().ok_or_else(unproven)?;
     let judged = end
@@ -253,13 +263,14 @@ async fn finish(
         .judge
         .judge(end_entity, intermediates)
         .map_err(|refusal| {
+            refusal.log();
             quic.close(LEASE_OVER, b"");
             HandshakeError::Refused(refusal)
         })?;
     let revision = judged.revision;
     // A certificate of the Web PKI is nobody's SPIFFE ID.
-    let shown = shown.get().filter(|_| end.shows_svid);
-    let own = shown.map(|key| own(key)).transpose()?;
+    let shown = shown.and_then(Option::as_deref).filter(|_| end.shows_svid);
+    let own = shown.map(own).transpose()?;
     let granted = Granted {
         judged,
         own,
@@ -416,18 +427,39 @@ pub enum StreamError {
     Connection(#[from] ConnectionError),
 }
 
+/// What is known of one handshake, which quinn drives in a task of its own.
+#[derive(Default)]
+struct Noted {
+    /// What this side showed when it was asked, which may be nothing.
+    shown: Arc<OnceLock<Option<Arc<CertifiedKey>>>>,
+    refused: Arc<Refused>,
+}
+
+impl Noted {
+    fn verifier(&self, end: &End) -> PeerVerifier {
+        let told = Told::Waiting(self.refused.clone());
+        PeerVerifier::new(end.keeper.judge.clone(), told)
+    }
+
+    fn recording<R: ?Sized>(&self, inner: Arc<R>) -> Recording<R> {
+        Recording {
+            shown: self.shown.clone(),
+            inner,
+        }
+    }
+}
+
 /// Remembers what was shown in one handshake.
 #[derive(Debug)]
 struct Recording<R: ?Sized> {
-    shown: Arc<OnceLock<Arc<CertifiedKey>>>,
+    shown: Arc<OnceLock<Option<Arc<CertifiedKey>>>>,
     inner: Arc<R>,
 }
 
 impl<R: ?Sized> Recording<R> {
     fn note(&self, key: Option<Arc<CertifiedKey>>) -> Option<Arc<CertifiedKey>> {
-        let key = key?;
         let _ = self.shown.set(key.clone());
-        Some(key)
+        key
     }
 }
 
@@ -457,15 +489,23 @@ fn no_suite(_: NoInitialCipherSuite) -> ConfigError {
     ))
 }
 
-/// Sorts what quinn says of a handshake. RFC 9001 §4.8: alerts are error codes from 0x100 on.
-fn sorted(error: ConnectionError) -> HandshakeError {
-    if let ConnectionError::ConnectionClosed(close) = &error
-        && let code @ 0x100..=0x1ff = u64::from(close.error_code)
-        && let Ok(alert) = u8::try_from(code - 0x100)
-    {
-        return HandshakeError::PeerRefused(PeerRefused {
-            alert: AlertDescription::from(alert),
-        });
+impl PeerRefused {
+    /// The alert by which the peer closed a QUIC connection, if that is what it did.
+    pub fn in_quic(error: &ConnectionError) -> Option<Self> {
+        let ConnectionError::ConnectionClosed(close) = error else {
+            return None;
+        };
+        // RFC 9001 §4.8: alerts are error codes from 0x100 on.
+        let alert = u64::from(close.error_code).checked_sub(0x100)?;
+        let alert = AlertDescription::from(u8::try_from(alert).ok()?);
+        Some(Self { alert })
     }
-    HandshakeError::Io(io::Error::from(error))
+}
+
+/// Sorts what quinn says of a handshake, for which no verdict of ours is the cause.
+fn sorted(error: ConnectionError) -> HandshakeError {
+    PeerRefused::in_quic(&error).map_or_else(
+        || HandshakeError::Io(io::Error::from(error)),
+        HandshakeError::PeerRefused,
+    )
 }

@@ -11,7 +11,8 @@
 //! its last request. What is still under way when the grace is over fails, its body among it. Destinations are told apart by
 //! host and port; what redirects lead to counts with where they began.
 //!
-//! Go by [`Client::execute`] for each request. A `reqwest::Client` from [`Client::client`] that is kept is not swapped.
+//! Go by [`Client::execute`] for each request. A `reqwest::Client` from [`Client::client`] that is kept is not swapped,
+//! and where it refuses a server its error holds rustls' one line; that of `execute` holds the [`Refusal`].
 //!
 //! ```no_run
 //! use spiffe_tls::reqwest::{Client, reqwest};
@@ -28,8 +29,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 
@@ -46,13 +47,15 @@ pub use reqwest;
 
 use crate::config::{ConfigError, Tls};
 use crate::digest::Digest;
-use crate::error::LeaseOver;
+use crate::error::{LeaseOver, Refusal};
 use crate::generation::Generation;
 use crate::handshake::End;
+use crate::judge::Judged;
 use crate::lease::{Granted, Lease, LeaseEnd, Turn};
 use crate::modes::{ClientShows, SpiffePeer};
+use crate::scene::{self, Scene};
 use crate::stream::Guard;
-use crate::verifier::PeerVerifier;
+use crate::verifier::{PeerVerifier, Told};
 
 /// The most destinations of which a [`Client`] keeps connections; with one more all are begun anew.
 pub const MAX_CLIENTS: usize = 256;
@@ -133,7 +136,7 @@ impl Client {
         let Pool { client, leases } = self.shared.pool(request.url())?;
         let cut = Cut::new(&leases);
         let response = tokio::select! {
-            response = client.execute(request) => response.map_err(Error::Request)?,
+            response = asked(client.execute(request)) => response?,
             over = leases.cut() => return Err(Error::LeaseOver(over)),
         };
         let url = response.url().clone();
@@ -173,9 +176,40 @@ pub enum Error {
     /// The lease on the server is over, and the grace too.
     #[error(transparent)]
     LeaseOver(LeaseOver),
+    /// This side refused the server.
+    #[error(transparent)]
+    Refused(Box<Refusal>),
     /// The request failed.
     #[error(transparent)]
     Request(reqwest::Error),
+}
+
+impl Error {
+    /// The refusal, if this side refused the server.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Refused(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+}
+
+/// Waits for a response. reqwest dials inside of the request that needs the connection, so a refusal that the verifier
+/// leaves while this is polled is about the server of this request.
+async fn asked(
+    request: impl Future<Output = reqwest::Result<Response>>,
+) -> Result<Response, Error> {
+    let mut request = pin!(request);
+    let mut place = Some(Box::<Scene>::default());
+    let outcome =
+        poll_fn(|context| scene::play(&mut place, || request.as_mut().poll(context))).await;
+    outcome.map_err(|error| {
+        let refused = place.and_then(|scene| scene.refused_server);
+        match refused.filter(|_| error.is_connect()) {
+            Some(refusal) => Error::Refused(refusal),
+            None => Error::Request(error),
+        }
+    })
 }
 
 impl Shared {
@@ -218,7 +252,7 @@ impl Shared {
         });
         let mut tls = ClientConfig::clone(&self.tls);
         tls.dangerous().set_certificate_verifier(Arc::new(Leasing {
-            verifier: PeerVerifier::new(self.end.keeper.judge.clone(), false),
+            verifier: PeerVerifier::new(self.end.keeper.judge.clone(), Told::Request),
             leases: leases.clone(),
         }));
         let client = (self.set)(reqwest::Client::builder())
@@ -243,14 +277,9 @@ struct Leases {
 
 impl Leases {
     /// Keeps a lease on a server that was verified, unless there is one on the same chain, which ends no later.
-    fn keep(&self, chain: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
+    fn keep(&self, judged: Judged, chain: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
         let general = |error: &dyn fmt::Display| rustls::Error::General(error.to_string());
-        let (end_entity, intermediates) = chain
-            .split_first()
-            .ok_or(rustls::Error::NoCertificatesPresented)?;
         let keeper = &self.end.keeper;
-        let judged = keeper.judge.judge(end_entity, intermediates);
-        let judged = judged.map_err(|refusal| general(&refusal))?;
         let digest = keeper
             .judge
             .sha256
@@ -346,23 +375,17 @@ impl ServerCertVerifier for Leasing {
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let verified = self.verifier.verify_server_cert(
-            end_entity,
-            intermediates,
-            server_name,
-            ocsp_response,
-            now,
-        )?;
+        let judged = self.verifier.judge(end_entity, intermediates)?;
         let chain: Vec<_> = std::iter::once(end_entity)
             .chain(intermediates)
             .cloned()
             .collect();
-        self.leases.keep(&chain)?;
-        Ok(verified)
+        self.leases.keep(judged, &chain)?;
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

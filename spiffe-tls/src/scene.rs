@@ -20,6 +20,10 @@ use crate::namespace::Namespace;
 pub(crate) struct Scene {
     /// What the verifier found, if it was asked: a resumed handshake does not ask.
     pub(crate) verdict: Option<Result<Judged, Box<Refusal>>>,
+    /// The server that a request of ours would not be sent to. Apart from the verdict, which is about the connection
+    /// whose place this is.
+    #[cfg(feature = "reqwest")]
+    pub(crate) refused_server: Option<Box<Refusal>>,
     /// What the resolver presented.
     pub(crate) own: Option<Arc<Identity>>,
     /// Whether the resolver had nothing to present.

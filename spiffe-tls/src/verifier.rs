@@ -1,6 +1,8 @@
 //! Verification and authorisation of a peer inside a rustls handshake, in either role.
 
 use std::sync::Arc;
+#[cfg(feature = "quinn")]
+use std::sync::{Mutex, PoisonError};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
@@ -11,48 +13,93 @@ use rustls::{
 };
 use spiffe_core::verify::X509Error;
 
+#[cfg(feature = "quinn")]
+use crate::error::Refusal;
 use crate::error::RefusalReason;
-use crate::judge::Judge;
+use crate::judge::{Judge, Judged};
 use crate::scene;
 
 /// The peer verifier of one configuration.
 #[derive(Debug)]
 pub(crate) struct PeerVerifier {
     pub(crate) judge: Arc<Judge>,
-    /// Whether an acceptor or connector of ours drives the handshake. A plain configuration may be at work inside the
-    /// transport of one, on the same thread, and its verdict is about another peer.
-    pub(crate) is_ours: bool,
+    pub(crate) told: Told,
     /// The names of authorities that clients are told. They tell every caller which trust domains are known here, so there
     /// are some only where that is asked for.
     pub(crate) hints: Vec<DistinguishedName>,
 }
 
+/// Who is told the verdict besides rustls, which carries no more of it than the alert.
+#[derive(Clone, Debug)]
+pub(crate) enum Told {
+    /// Nobody: of a plain configuration. It may be at work inside the transport of an acceptor or connector of ours, on the
+    /// same thread, and its verdict is about another peer.
+    Nobody,
+    /// The scene: an acceptor or connector of ours drives the handshake.
+    Handshake,
+    /// The scene, of a refusal: a request of ours drives whatever handshakes it needs.
+    #[cfg(feature = "reqwest")]
+    Request,
+    /// Whoever waits for this one handshake, which another task drives.
+    #[cfg(feature = "quinn")]
+    Waiting(Arc<Refused>),
+}
+
+/// The refusal that ended a handshake, if one did.
+#[cfg(feature = "quinn")]
+#[derive(Debug, Default)]
+pub(crate) struct Refused(Mutex<Option<Box<Refusal>>>);
+
+#[cfg(feature = "quinn")]
+impl Refused {
+    pub(crate) fn note(&self, refusal: Box<Refusal>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
+    }
+
+    pub(crate) fn take(&self) -> Option<Box<Refusal>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
 impl PeerVerifier {
-    pub(crate) fn new(judge: Arc<Judge>, is_ours: bool) -> Self {
+    pub(crate) fn new(judge: Arc<Judge>, told: Told) -> Self {
         Self {
             judge,
-            is_ours,
+            told,
             hints: Vec::new(),
         }
     }
 
-    /// Verifies, then authorises, and leaves the verdict for our acceptor or connector if that drives the handshake.
-    fn judge(
+    /// Verifies, then authorises, and tells the verdict to who is to know it.
+    pub(crate) fn judge(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-    ) -> Result<(), rustls::Error> {
+    ) -> Result<Judged, rustls::Error> {
         let verdict = self.judge.judge(end_entity, intermediates);
         let answer = match &verdict {
-            Ok(_) => Ok(()),
+            Ok(judged) => Ok(judged.clone()),
             Err(refusal) => {
                 refusal.log();
-                let told = alert_for(refusal.reason());
-                Err(rustls::Error::InvalidCertificate(told))
+                let alert = alert_for(refusal.reason());
+                Err(rustls::Error::InvalidCertificate(alert))
             }
         };
-        if self.is_ours {
-            scene::with(|scene| scene.verdict = Some(verdict));
+        match &self.told {
+            Told::Nobody => {}
+            Told::Handshake => {
+                scene::with(|scene| scene.verdict = Some(verdict));
+            }
+            #[cfg(feature = "reqwest")]
+            Told::Request => {
+                scene::with(|scene| scene.refused_server = verdict.err());
+            }
+            #[cfg(feature = "quinn")]
+            Told::Waiting(refused) => {
+                if let Err(refusal) = verdict {
+                    refused.note(refusal);
+                }
+            }
         }
         answer
     }

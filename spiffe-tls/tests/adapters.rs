@@ -1,5 +1,6 @@
 //! quinn and reqwest in other configurations than mutual ones: a client that shows nothing, a server that shows a Web PKI
-//! certificate, and one that asks nobody. The mutual ones are held to one test with all other adapters elsewhere.
+//! certificate, and one that asks nobody; and what those learn who refuse or are refused. Rotation under mutual ones is
+//! held to one test with all other adapters elsewhere.
 #![cfg(all(feature = "quinn", feature = "reqwest"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -8,17 +9,18 @@ mod support;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use rustls::RootCertStore;
 use rustls::version::TLS13;
+use rustls::{AlertDescription, RootCertStore};
 use spiffe_tls::modes::WebCertificate;
 use spiffe_tls::quinn::quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use spiffe_tls::quinn::quinn::{ClientConfig, Endpoint, Incoming, ServerConfig};
-use spiffe_tls::quinn::{Acceptor, Connector, StreamError};
-use spiffe_tls::reqwest::Client;
+use spiffe_tls::quinn::{Acceptor, Connection, Connector, StreamError};
 use spiffe_tls::reqwest::reqwest::{Method, Request, Url};
+use spiffe_tls::reqwest::{Client, Error};
+use spiffe_tls::spiffe_core::{BundleSet, Clock, Rule};
 use spiffe_tls::{
-    HandshakeError, LeaseRules, MtlsWebClient, MtlsWebServer, Policy, Publisher, TlsClient,
-    TlsServer, rustls,
+    HandshakeError, LeaseRules, Mtls, MtlsWebClient, MtlsWebServer, PeerRefused, Policy, Publisher,
+    Refusal, TlsClient, TlsServer, rustls,
 };
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -67,9 +69,17 @@ async fn settle() {
     }
 }
 
-/// quinn tells of a refusal in its own words.
-fn is_refusal(error: &HandshakeError, cause: &str) -> bool {
-    format!("{error:?}").contains(&format!("invalid peer certificate: {cause}"))
+/// A refusal by this rule, with the tree in which it failed.
+#[track_caller]
+fn is_refusal(refusal: Option<&Refusal>, rule: Rule) {
+    let refusal = refusal.unwrap();
+    assert_eq!(refusal.rule(), rule);
+    // Of a policy, it is the alternative that came nearest.
+    let failed = refusal.explain().first_failure().unwrap().rule;
+    assert!(
+        [rule, Rule::PolicyAlternative].contains(&failed),
+        "{failed:?}"
+    );
 }
 
 /// Says back what a peer of quinn's own says.
@@ -111,8 +121,8 @@ async fn a_quinn_client_that_shows_nothing_knows_its_server_and_keeps_a_lease_on
     assert!(error.to_string().contains("closed"), "{error}");
     let error = connection.open_bi().await.map(drop).unwrap_err();
     assert!(matches!(error, StreamError::LeaseOver(_)), "{error}");
-    let error = connector.connect(&endpoint, to).await.map(drop);
-    assert!(is_refusal(&error.unwrap_err(), "UnknownIssuer"));
+    let error = connector.connect(&endpoint, to).await.unwrap_err();
+    is_refusal(error.refusal(), Rule::TrustDomainUnknown);
     serving.abort();
 }
 
@@ -155,13 +165,109 @@ async fn a_quinn_server_of_the_web_knows_its_clients() {
             }
             Err(error) => {
                 assert!(!is_good, "{error:?}");
-                assert!(
-                    is_refusal(&error, "ApplicationVerificationFailure"),
-                    "{error:?}"
-                );
+                is_refusal(error.refusal(), Rule::NotAuthorized);
             }
         }
     }
+}
+
+type Ended = Result<Connection, HandshakeError>;
+
+/// One handshake: what the client and the server made of it.
+async fn meet(server: Mtls, client: Mtls) -> (Ended, Ended) {
+    let acceptor = Acceptor::new(server).unwrap();
+    let listening = Endpoint::server(acceptor.server_config(), ANY).unwrap();
+    let endpoint = Endpoint::client(ANY).unwrap();
+    let connector = Connector::new(client).unwrap();
+    let dialing = connector.connect(&endpoint, listening.local_addr().unwrap());
+    let accepting = async { acceptor.accept(listening.accept().await.unwrap()).await };
+    tokio::join!(dialing, accepting)
+}
+
+/// What the side that judges trusts, whom it lets in, by which rule it refuses, and the alert for that.
+struct Cause {
+    trusted: BundleSet,
+    policy: &'static str,
+    rule: Rule,
+    alert: AlertDescription,
+}
+
+fn causes(domain: &Domain) -> [Cause; 2] {
+    [
+        Cause {
+            trusted: bundles(&[domain]),
+            policy: "id:spiffe://east/nobody",
+            rule: Rule::NotAuthorized,
+            alert: AlertDescription::AccessDenied,
+        },
+        Cause {
+            trusted: bundles(&[&Domain::new("other")]),
+            policy: "domain:east",
+            rule: Rule::TrustDomainUnknown,
+            alert: AlertDescription::UnknownCA,
+        },
+    ]
+}
+
+#[tokio::test]
+async fn quinn_tells_who_refuses_the_reason_and_who_is_refused_the_alert() {
+    let east = Domain::new("east");
+    let clock: Arc<dyn Clock> = Arc::new(HandClock::default());
+    for server_judges in [true, false] {
+        for cause in causes(&east) {
+            let believing = Publisher::fixed([east.svid("one", 600)], bundles(&[&east]));
+            let judging = Publisher::fixed([east.svid("other", 600)], cause.trusted);
+            let mtls = |source, text| {
+                Mtls::new(source, policy(text))
+                    .clock(clock.clone())
+                    .alpn([b"hello"])
+            };
+            let believing = mtls(&believing, "domain:east");
+            let judging = mtls(&judging, cause.policy);
+            let (server, client) = if server_judges {
+                (judging, believing)
+            } else {
+                (believing, judging)
+            };
+            let (near, far) = meet(server, client).await;
+            let told = if server_judges {
+                is_refusal(far.unwrap_err().refusal(), cause.rule);
+                // The client was done before the server judged.
+                let closed = near.unwrap().quic().closed().await;
+                PeerRefused::in_quic(&closed)
+            } else {
+                is_refusal(near.unwrap_err().refusal(), cause.rule);
+                match far.unwrap_err() {
+                    HandshakeError::PeerRefused(refused) => Some(refused),
+                    error => panic!("{error:?}"),
+                }
+            };
+            assert_eq!(told.map(|refused| refused.alert), Some(cause.alert));
+        }
+    }
+}
+
+#[tokio::test]
+async fn quinn_tells_a_side_that_has_nothing_to_show_so() {
+    let world = World::new();
+    let trust = bundles(&[&world.east]);
+    let holding = Publisher::fixed([world.east.svid("one", 600)], trust.clone());
+    let empty = Publisher::fixed([], trust);
+    let mtls = |source: &Publisher| {
+        Mtls::new(source, policy("domain:east"))
+            .clock(Arc::new(world.clock.clone()))
+            .alpn([b"hello"])
+    };
+    let good = || mtls(&holding);
+    let picky = || mtls(&holding).pick(|_, _| None);
+    let (near, far) = meet(good(), good()).await;
+    assert!(near.is_ok() && far.is_ok());
+    let (_, far) = meet(mtls(&empty), good()).await;
+    assert!(matches!(far, Err(HandshakeError::NoIdentity)), "{far:?}");
+    let (_, far) = meet(picky(), good()).await;
+    assert!(matches!(far, Err(HandshakeError::NonePicked)), "{far:?}");
+    let (near, _) = meet(good(), picky()).await;
+    assert!(matches!(near, Err(HandshakeError::NonePicked)), "{near:?}");
 }
 
 /// Answers every request of HTTP/1.1.
@@ -197,20 +303,27 @@ async fn a_reqwest_client_that_shows_nothing_knows_its_server_and_drops_it_with_
     let client = Client::new(world.tls_client()).unwrap();
     let ask = async || {
         let request = Request::new(Method::GET, url.clone());
-        let response = client.execute(request).await.ok()?;
-        response.text().await.ok()
+        let response = client.execute(request).await?;
+        Ok::<_, Error>(response.text().await.unwrap())
     };
     let strangers = bundles(&[&Domain::new("other")]);
-    let hello = Some("hello".to_owned());
-    assert_eq!(ask().await, hello);
-    assert_eq!(ask().await, hello);
+    assert_eq!(ask().await.unwrap(), "hello");
+    assert_eq!(ask().await.unwrap(), "hello");
     world.client.publish([], strangers).unwrap();
     settle().await;
-    assert_eq!(ask().await, None);
+    for _ in 0..2 {
+        is_refusal(ask().await.unwrap_err().refusal(), Rule::TrustDomainUnknown);
+    }
     world.client.publish([], bundles(&[&world.east])).unwrap();
     settle().await;
-    assert_eq!(ask().await, hello);
+    assert_eq!(ask().await.unwrap(), "hello");
+    // What fails for another reason is no refusal.
     serving.abort();
+    let _ = serving.await;
+    world.client.publish([], bundles(&[])).unwrap();
+    settle().await;
+    let error = ask().await.unwrap_err();
+    assert!(matches!(error, Error::Request(_)), "{error:?}");
 }
 
 /// A client's connection whose configuration's first handshake was on a runtime that nobody drives any more.
