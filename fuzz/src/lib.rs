@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod certificates;
+mod frames;
 mod messages;
 mod seeds;
 mod tokens;
@@ -12,6 +13,7 @@ use spiffe_core::pki_types::CertificateDer;
 use spiffe_core::{Bundle, BundleSet, Timestamp, TrustDomain};
 
 pub use certificates::World;
+pub use frames::{answer, frames, preface};
 pub use messages::{jwt_bundles, x509_bundles, x509_message};
 pub use seeds::{Seed, seeds};
 pub use tokens::{AUDIENCE, CLAIMS, signed, token_bundle};

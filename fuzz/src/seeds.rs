@@ -3,7 +3,8 @@
 use base64ct::{Base64, Encoding};
 use spiffe_core::bundle::certificates_to_pem;
 
-use crate::messages::message_seeds;
+use crate::frames::frame_seeds;
+use crate::messages::{message_seeds, x509_message};
 use crate::tokens::{CLAIMS, jwk_members, signed, url64};
 use crate::{World, joined};
 
@@ -59,6 +60,11 @@ pub fn seeds() -> Vec<Seed> {
         add("x509_svid", joined(chain));
         add("x509_svid", joined(&chain[..1]));
         add("pem", certificates_to_pem(chain).into());
+    }
+    for which in 0..3 {
+        for said in frame_seeds(&x509_message(&world, &world.authorities[1])) {
+            add("workload_frames", [&[which], &said[..]].concat());
+        }
     }
     for message in message_seeds(&world) {
         add("workload_update", message);

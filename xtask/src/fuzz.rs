@@ -157,6 +157,7 @@ const TARGETS: &[&str] = &[
     "pem",
     "x509_svid",
     "workload_update",
+    "workload_frames",
     "jwt_svid",
     "verify_chain",
 ];
@@ -165,7 +166,8 @@ pub(crate) const HELP: &str = "\
 Usage: cargo xtask fuzz [--seconds N] [TARGET...]
 
 Runs the libFuzzer targets, all of them when none is named, for N seconds each (60 when not said), from a seed corpus that a
-program makes: spiffe_id, policy, bundle_json, jwks, pem, x509_svid, workload_update, jwt_svid, verify_chain. Needs a C++ compiler.
+program makes: spiffe_id, policy, bundle_json, jwks, pem, x509_svid, workload_update, workload_frames, jwt_svid, verify_chain.
+Needs a C++ compiler.
 What is found stays in the target directory under fuzz-work: the corpus for the next run, and inputs that break a property
 under artifacts.
 ";
