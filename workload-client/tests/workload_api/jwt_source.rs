@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spiffe_proto::workload::{Jwtsvid, JwtsvidRequest};
-use spiffe_workload_client::source::Ends;
+use spiffe_workload_client::source::{EndpointState, Ends};
 use spiffe_workload_client::spiffe_core::svid::JwtError;
 use spiffe_workload_client::spiffe_core::{Clock, Source, SpiffeId, TrustDomainRef, Watch};
-use spiffe_workload_client::{ClientError, JwtSource, ResponseError, WorkloadApiClient};
+use spiffe_workload_client::{
+    ClientError, JwtSource, ResponseError, WorkloadApiClient, X509Source,
+};
 use tonic::Status;
 
+use crate::support::ca::Ca;
 use crate::support::clock::{START, VirtualClock};
 use crate::support::jwt::{JwtCa, bundles, tokens};
 use crate::support::server::{Answer, Api, Place, Running};
@@ -24,7 +27,7 @@ struct Fixture {
     clock: Arc<VirtualClock>,
     client: WorkloadApiClient,
     ca: JwtCa,
-    _place: Place,
+    place: Place,
 }
 
 impl Fixture {
@@ -40,7 +43,7 @@ impl Fixture {
             api,
             clock,
             ca,
-            _place: place,
+            place,
         }
     }
 
@@ -248,6 +251,60 @@ async fn a_token_comes_from_the_cache_until_half_of_its_life() {
     let id: SpiffeId = "spiffe://east.example/web".parse().unwrap();
     source.fetch_as(&id, ["db"]).await.unwrap();
     assert_eq!(f.asked().len(), 3);
+}
+
+/// The token of now is asked for again when a third of its life has passed, and not before.
+async fn check_renewed_at_a_third(f: &Fixture, source: &JwtSource) {
+    let asked = f.asked().len();
+    let first = f.issue().await.svid;
+    assert_eq!(source.fetch(["db"]).await.unwrap().secret_token(), first);
+    f.clock.advance(LIFE / 3 - Duration::from_secs(1));
+    f.issue().await;
+    assert_eq!(source.fetch(["db"]).await.unwrap().secret_token(), first);
+    f.clock.advance(Duration::from_secs(1));
+    // Had the one before been asked for, it would come now.
+    let due = f.issue().await.svid;
+    let next = loop {
+        let token = source.fetch(["db"]).await.unwrap();
+        if token.secret_token() != first {
+            break token;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(next.secret_token(), due);
+    assert_eq!(f.asked().len(), asked + 2);
+}
+
+#[tokio::test]
+async fn after_a_long_outage_a_token_is_renewed_as_much_earlier() {
+    let mut f = Fixture::new();
+    let source = f.source().await;
+    f.server.kill();
+    // It has failed, and waits to try again; half way through it fails once more.
+    let soon = Duration::from_secs(1);
+    f.clock.somebody_waits(soon).await;
+    f.clock.advance(LIFE / 3);
+    f.clock.somebody_waits(soon).await;
+    f.server = Running::start(&f.api, &f.place.path());
+    f.clock.advance(LIFE / 3);
+    until(|| source.status().endpoint == EndpointState::Following).await;
+    check_renewed_at_a_third(&f, &source).await;
+}
+
+#[tokio::test]
+async fn an_outage_that_another_source_of_the_client_saw_counts_as_well() {
+    let f = Fixture::new();
+    let ca = Ca::new("east.example");
+    f.api.x509.send(ca.update("/web"));
+    let x509 = X509Source::builder().client(f.client.clone());
+    let x509 = x509.build().await.unwrap();
+    let source = f.source().await;
+    f.api.x509.fail(Status::unavailable("starting"));
+    f.clock.somebody_waits(Duration::from_secs(1)).await;
+    f.api.x509.send(ca.update("/web"));
+    f.clock.advance(LIFE * 2 / 3);
+    until(|| x509.status().endpoint == EndpointState::Following).await;
+    check_renewed_at_a_third(&f, &source).await;
 }
 
 #[tokio::test]
