@@ -194,6 +194,14 @@ pub enum ResponseError {
         /// How many are read.
         limit: usize,
     },
+    /// More bundles by trust domain than one workload is taken to need.
+    #[error("it holds bundles of {found} trust domains, more than {limit}")]
+    TooManyTrustDomains {
+        /// How many.
+        found: usize,
+        /// How many are read.
+        limit: usize,
+    },
 }
 
 /// What is shown of a text that the other side wrote.

@@ -49,4 +49,6 @@ pub use error::{ClientError, ResponseError};
 pub use source::{BundleSource, FileSource, Files, JwtSource, StartError, X509Source};
 pub use spiffe_core;
 pub use spiffe_tls as tls;
-pub use update::{JwtBundles, MAX_HINT_BYTES, MAX_SVIDS, Notice, X509Bundles, X509Context};
+pub use update::{
+    JwtBundles, MAX_HINT_BYTES, MAX_SVIDS, MAX_TRUST_DOMAINS, Notice, X509Bundles, X509Context,
+};

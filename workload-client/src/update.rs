@@ -5,7 +5,7 @@
 //! domain stays until a message brings a readable one or none at all. A bundle whose bytes are known is not parsed
 //! again, and an SVID that comes again unchanged stays the same value.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -23,6 +23,10 @@ use crate::error::{ResponseError, one_line};
 
 /// The most SVIDs of one message: each costs the loading of a private key.
 pub const MAX_SVIDS: usize = 256;
+
+/// The most bundles that one message brings by trust domain, beside those of its SVIDs. An entry costs a few bytes to send
+/// and some hundred to keep, so a message within its size could hold millions; federations count trust domains in hundreds.
+pub const MAX_TRUST_DOMAINS: usize = 16_384;
 
 /// The longest hint: Workload API §8. A longer one is ignored and noticed.
 pub const MAX_HINT_BYTES: usize = 1024;
@@ -174,7 +178,7 @@ impl X509Reader {
             });
         }
         let mut svids: Vec<Arc<X509Svid>> = Vec::with_capacity(found);
-        let mut draft = self.bundles.draft();
+        let mut draft = self.bundles.draft(response.federated_bundles.len())?;
         for (index, wire) in response.svids.iter_mut().enumerate() {
             let svid = self.svid(index, wire, &mut notices)?;
             if let Some(hint) = svid.hint()
@@ -298,12 +302,7 @@ impl X509BundleReader {
         &mut self,
         response: X509BundlesResponse,
     ) -> Result<X509Bundles, ResponseError> {
-        let (bundles, notices) = self.bundles.read_map(
-            response
-                .bundles
-                .iter()
-                .map(|(key, raw)| (key.as_str(), raw.as_slice())),
-        )?;
+        let (bundles, notices) = self.bundles.read_map(&response.bundles)?;
         Ok(X509Bundles {
             bundles,
             crls: response.crl,
@@ -362,12 +361,7 @@ impl JwtBundleReader {
         &mut self,
         response: JwtBundlesResponse,
     ) -> Result<JwtBundles, ResponseError> {
-        let (bundles, notices) = self.bundles.read_map(
-            response
-                .bundles
-                .iter()
-                .map(|(key, raw)| (key.as_str(), raw.as_slice())),
-        )?;
+        let (bundles, notices) = self.bundles.read_map(&response.bundles)?;
         Ok(JwtBundles { bundles, notices })
     }
 }
@@ -458,12 +452,12 @@ impl Memory {
     }
 
     /// A message that is nothing but bundles by trust domain.
-    pub(crate) fn read_map<'a>(
+    pub(crate) fn read_map(
         &mut self,
-        bundles: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+        bundles: &BTreeMap<String, Vec<u8>>,
     ) -> Result<(Arc<BundleSet>, Vec<Notice>), ResponseError> {
         let mut notices = Notices::default();
-        let mut draft = self.draft();
+        let mut draft = self.draft(bundles.len())?;
         for (key, raw) in bundles {
             draft.add_foreign(key, raw, &mut notices);
         }
@@ -477,11 +471,18 @@ impl Memory {
         Ok((self.keep(next), notices.0))
     }
 
-    fn draft(&self) -> Draft<'_> {
-        Draft {
+    /// For a message that holds so many bundles by trust domain.
+    fn draft(&self, found: usize) -> Result<Draft<'_>, ResponseError> {
+        if found > MAX_TRUST_DOMAINS {
+            return Err(ResponseError::TooManyTrustDomains {
+                found,
+                limit: MAX_TRUST_DOMAINS,
+            });
+        }
+        Ok(Draft {
             memory: self,
             next: HashMap::new(),
-        }
+        })
     }
 
     /// Makes a draft the last good state; the same bundles stay the same set.

@@ -1,13 +1,19 @@
 //! Endpoints that mean no good: nothing panics, and the last good state serves.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use spiffe_proto::workload::{X509svid, X509svidResponse};
+use prost::Message;
+use spiffe_proto::workload::{JwtBundlesResponse, X509svid, X509svidResponse};
 use spiffe_workload_client::source::{EndpointState, X509SourceBuilder};
+use spiffe_workload_client::spiffe_core::crypto::aws_lc_rs;
 use spiffe_workload_client::spiffe_core::{Source, Watch};
-use spiffe_workload_client::{ClientError, MAX_SVIDS, WorkloadApiClient, X509Source};
+use spiffe_workload_client::{
+    ClientError, JwtBundles, MAX_SVIDS, MAX_TRUST_DOMAINS, ResponseError, WorkloadApiClient,
+    X509Context, X509Source,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 
@@ -57,6 +63,13 @@ impl Fixture {
         vec![
             ("no SVIDs", update([])),
             ("too many SVIDs", update(vec![other.clone(); MAX_SVIDS + 1])),
+            (
+                "too many trust domains",
+                X509svidResponse {
+                    federated_bundles: trust_domains(MAX_TRUST_DOMAINS + 1),
+                    ..self.ca.update("/bad")
+                },
+            ),
             ("no SPIFFE ID", with(&|svid| svid.spiffe_id.clear())),
             (
                 "another SPIFFE ID",
@@ -108,6 +121,12 @@ impl Fixture {
     }
 }
 
+/// So many bundles that trust nobody, each a few bytes.
+fn trust_domains(number: usize) -> BTreeMap<String, Vec<u8>> {
+    let entry = |number| (format!("spiffe://d{number}"), Vec::new());
+    (0..number).map(entry).collect()
+}
+
 fn path(source: &X509Source) -> String {
     source.svid().unwrap().id().path().into()
 }
@@ -131,6 +150,31 @@ async fn every_malformed_message_leaves_the_last_good_state() {
     assert_eq!(f.api.calls().len(), 1);
 }
 
+#[test]
+fn as_many_trust_domains_as_allowed_are_taken_and_one_more_is_not() {
+    let ca = Ca::new("east.example");
+    let with_svid = |number| {
+        let message = X509svidResponse {
+            federated_bundles: trust_domains(number),
+            ..ca.update("/web")
+        };
+        X509Context::decode(&message.encode_to_vec(), aws_lc_rs())
+    };
+    let only_bundles = |number| {
+        let bundles = trust_domains(number);
+        JwtBundles::decode(&JwtBundlesResponse { bundles }.encode_to_vec(), aws_lc_rs())
+    };
+    let most = MAX_TRUST_DOMAINS;
+    assert_eq!(with_svid(most).unwrap().bundles().len(), most + 1);
+    assert_eq!(only_bundles(most).unwrap().bundles().len(), most);
+    let refused = ResponseError::TooManyTrustDomains {
+        found: most + 1,
+        limit: most,
+    };
+    assert_eq!(with_svid(most + 1).unwrap_err(), refused);
+    assert_eq!(only_bundles(most + 1).unwrap_err(), refused);
+}
+
 #[tokio::test]
 async fn ten_thousand_updates_are_survived_and_the_last_one_counts() {
     let f = Fixture::new();
@@ -150,8 +194,6 @@ async fn ten_thousand_updates_are_survived_and_the_last_one_counts() {
 
 #[tokio::test]
 async fn an_update_at_the_limit_is_taken_and_one_byte_more_is_not() {
-    use prost::Message;
-
     let f = Fixture::new();
     let padded = |path: &str, size: usize| {
         let mut message = f.ca.update(path);
