@@ -60,6 +60,14 @@ pub(crate) const BENCHES: &[Bench] = &[
         run: source::heap,
     },
     Bench {
+        rows: &[source::FLOOD],
+        run: source::flood,
+    },
+    Bench {
+        rows: &[source::AT_LIMIT],
+        run: source::at_limit,
+    },
+    Bench {
         rows: &[id::BORROWED, id::OWNED],
         run: id::parse,
     },

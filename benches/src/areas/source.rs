@@ -4,11 +4,13 @@
 use std::error::Error;
 use std::hint::black_box;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use prost::Message;
 use rustix::time::{ClockId, clock_gettime};
 use spiffe_core::bundle::JwtAuthorities;
+use spiffe_core::crypto::aws_lc_rs;
 use spiffe_core::key::{KeyType, SvidKey};
 use spiffe_core::{BoxFuture, BundleSet, Clock, Source, Timestamp, Watch, X509Svid};
 use spiffe_proto::workload::spiffe_workload_api_server::{
@@ -20,11 +22,14 @@ use spiffe_proto::workload::{
     WitsvidRequest, WitsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svid,
     X509svidRequest, X509svidResponse,
 };
-use spiffe_workload_client::{Endpoint, JwtSource, WorkloadApiClient, X509Source};
+use spiffe_workload_client::client::DEFAULT_MAX_MESSAGE_BYTES;
+use spiffe_workload_client::{
+    Endpoint, JwtSource, MAX_TRUST_DOMAINS, WorkloadApiClient, X509Context, X509Source,
+};
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
-use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream, WatchStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
@@ -44,6 +49,8 @@ pub(crate) const APPLY: &str = "source/update-with-200-bundles";
 pub(crate) const APPLY_CHANGED: &str = "source/update-with-200-changed-bundles";
 pub(crate) const HEAP: &str = "source/heap-per-source";
 pub(crate) const GROWTH: &str = "source/growth-by-rotations";
+pub(crate) const FLOOD: &str = "source/heap-after-a-flood-of-updates";
+pub(crate) const AT_LIMIT: &str = "source/heap-of-an-update-at-the-size-limit";
 
 const FEDERATED: usize = 200;
 
@@ -169,10 +176,90 @@ pub(crate) fn heap(effort: Effort) -> Measured {
     ])
 }
 
+/// Live heap after 10,000 updates that come as fast as they are taken, each another SVID than the one before.
+pub(crate) fn flood(_: Effort) -> Measured {
+    const UPDATES: usize = 10_000;
+    let f = Fixture::new(0)?;
+    let source = f.runtime.block_on(f.x509(&f.client).build())?;
+    let messages = (0..4)
+        .map(|_| f.message(0))
+        .collect::<Result<Vec<_>, _>>()?;
+    let flood = |updates: usize| -> Result<(), Box<dyn Error>> {
+        let last = f.message(0)?;
+        let leaf = last.svids[0].x509_svid.clone();
+        f.runtime.block_on(async {
+            for number in 0..updates {
+                f.flood.send(messages[number % 4].clone()).await?;
+            }
+            f.flood.send(last).await?;
+            loop {
+                let current = source.current();
+                if current.svid()?.to_concatenated_der() == leaf {
+                    return Ok(());
+                }
+                source.changed(current.revision()).await;
+            }
+        })
+    };
+    flood(100)?;
+    let (before, begin) = (heap::live(), Instant::now());
+    flood(UPDATES)?;
+    let rate = UPDATES as f64 / begin.elapsed().as_secs_f64();
+    Ok(vec![Row::new(
+        FLOOD,
+        "KiB",
+        heap::live() as f64 / 1024.0,
+        &format!("before it, server included; {rate:.0} updates a second"),
+        before as f64 / 1024.0,
+        Budget::Beyond(64.0),
+    )])
+}
+
+/// Live heap that an update keeps which is as large as one may be by default, with as many trust domains as there may be.
+/// The message is read as a stream's first, without a stream: buffers of the transport are not in it.
+pub(crate) fn at_limit(_: Effort) -> Measured {
+    const MIB: f64 = 1024.0 * 1024.0;
+    let mut message = Fixture::new(16)?.message(0)?;
+    let mut certificates = std::mem::take(&mut message.federated_bundles).into_values();
+    let mut bundle = certificates.next().ok_or("there is no certificate")?;
+    let of = |bundle: &Vec<u8>| {
+        let entry = |number| (format!("spiffe://td{number}.example"), bundle.clone());
+        let federated_bundles = (0..MAX_TRUST_DOMAINS).map(entry).collect();
+        let message = X509svidResponse {
+            federated_bundles,
+            ..message.clone()
+        };
+        message.encode_to_vec()
+    };
+    let mut largest = of(&bundle);
+    for certificate in certificates {
+        bundle.extend(certificate);
+        let larger = of(&bundle);
+        if larger.len() > DEFAULT_MAX_MESSAGE_BYTES {
+            break;
+        }
+        largest = larger;
+    }
+    let before = heap::live();
+    let context = X509Context::decode(&largest, aws_lc_rs())?;
+    let kept = heap::live() - before;
+    assert_eq!(context.bundles().len(), MAX_TRUST_DOMAINS + 1);
+    Ok(vec![Row::new(
+        AT_LIMIT,
+        "MiB",
+        kept as f64 / MIB,
+        "the message",
+        largest.len() as f64 / MIB,
+        Budget::Ratio(3.0),
+    )])
+}
+
 pub(super) struct Fixture {
     pub(super) runtime: Runtime,
     pub(super) api: watch::Sender<X509svidResponse>,
     pub(super) client: WorkloadApiClient,
+    /// Updates of the first stream, none of which is left out.
+    flood: mpsc::Sender<X509svidResponse>,
     domain: Domain,
     bundles: BundleSet,
     directory: tempfile::TempDir,
@@ -189,11 +276,16 @@ impl Fixture {
         let bundles = federation(&domain, federated)?;
         let (api, updates) = watch::channel(X509svidResponse::default());
         let token = Token::new(KeyType::EcP256)?;
+        let (flood, flooded) = mpsc::channel(1);
         let listener = {
             let _guard = runtime.enter();
             UnixListener::bind(directory.path().join("s"))?
         };
-        let service = SpiffeWorkloadApiServer::new(Api { updates, token });
+        let service = SpiffeWorkloadApiServer::new(Api {
+            updates,
+            flooded: Mutex::new(Some(flooded)),
+            token,
+        });
         runtime.spawn(
             Server::builder().serve_with_incoming(service, UnixListenerStream::new(listener)),
         );
@@ -201,6 +293,7 @@ impl Fixture {
             client: client(&directory)?,
             runtime,
             api,
+            flood,
             domain,
             bundles,
             directory,
@@ -324,6 +417,7 @@ impl Clock for Still {
 /// A Workload API that says what it was given.
 struct Api {
     updates: watch::Receiver<X509svidResponse>,
+    flooded: Mutex<Option<mpsc::Receiver<X509svidResponse>>>,
     token: Token,
 }
 
@@ -342,7 +436,14 @@ impl SpiffeWorkloadApi for Api {
         _: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
         let updates = WatchStream::new(self.updates.clone());
-        Ok(Response::new(Box::pin(updates.map(Ok))))
+        let flooded = self.flooded.lock();
+        let flooded = flooded
+            .map_err(|error| Status::internal(error.to_string()))?
+            .take();
+        Ok(Response::new(match flooded {
+            Some(flooded) => Box::pin(updates.merge(ReceiverStream::new(flooded)).map(Ok)),
+            None => Box::pin(updates.map(Ok)),
+        }))
     }
 
     async fn fetch_x509_bundles(
