@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +15,9 @@ use spiffe_workload_client::{
     ClientError, JwtBundles, MAX_SVIDS, MAX_TRUST_DOMAINS, ResponseError, WorkloadApiClient,
     X509Context, X509Source,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 
 use crate::support::ca::{Ca, update};
 use crate::support::clock::VirtualClock;
@@ -279,4 +281,64 @@ async fn a_frozen_endpoint_is_noticed() {
     assert!(took >= Duration::from_secs(40), "{took:?}");
     assert!(took <= Duration::from_secs(45), "{took:?}");
     server.abort();
+}
+
+/// Carries bytes to the endpoint and back; the first connection freezes when it is told to, and stays open.
+async fn carry(
+    listener: UnixListener,
+    to: PathBuf,
+    accepted: watch::Sender<usize>,
+    frozen: watch::Receiver<bool>,
+) {
+    loop {
+        let (mut near, _) = listener.accept().await.unwrap();
+        let mut far = UnixStream::connect(&to).await.unwrap();
+        let is_first = *accepted.borrow() == 0;
+        accepted.send_modify(|number| *number += 1);
+        let mut frozen = frozen.clone();
+        tokio::spawn(async move {
+            let freezes = async {
+                let _ = frozen.wait_for(|frozen| *frozen && is_first).await;
+            };
+            tokio::select! {
+                biased;
+                () = freezes => {}
+                _ = copy_bidirectional(&mut near, &mut far) => return,
+            }
+            std::future::pending::<()>().await;
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_freezes_is_replaced_and_what_is_held_serves_on() {
+    let (f, place) = (Fixture::new(), Place::new());
+    f.api.x509.send(f.ca.update("/web"));
+    let listener = UnixListener::bind(place.path()).unwrap();
+    let (accepted, mut connections) = watch::channel(0);
+    let (freeze, frozen) = watch::channel(false);
+    let carrier = tokio::spawn(carry(listener, f.place.path(), accepted, frozen));
+    let client = WorkloadApiClient::builder(place.endpoint())
+        .clock(f.clock.clone())
+        .keep_alive(Duration::from_secs(20))
+        .build();
+    let source = X509Source::builder().client(client).build().await.unwrap();
+    let held = source.current().revision();
+    freeze.send_replace(true);
+    f.api.x509.send(f.ca.update("/unseen"));
+
+    // From here on nothing happens but what the keep-alive's timer does, so its time may jump.
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
+    while *connections.borrow_and_update() == 1 {
+        assert_eq!(path(&source), "/web");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let took = begun.elapsed();
+    tokio::time::resume();
+    assert!(took >= Duration::from_secs(20), "{took:?}");
+    assert!(took <= Duration::from_secs(45), "{took:?}");
+    source.changed(held).await;
+    assert_eq!(path(&source), "/unseen");
+    carrier.abort();
 }
