@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -55,6 +56,7 @@ func serveHarness() error {
 	mux.HandleFunc("POST /v1/jwt/validate", answer(h.validate))
 	mux.HandleFunc("POST /v1/jwt/fetch", answer(h.fetch))
 	mux.HandleFunc("POST /v1/x509/dial", answer(h.dial))
+	mux.HandleFunc("GET /v1/info", info)
 	go http.Serve(control, mux)
 	port := func(l net.Listener) int { return l.Addr().(*net.TCPAddr).Port }
 	fmt.Printf("SPIFFE_HARNESS_VERSION=1\nSPIFFE_X509_PORT=%d\nSPIFFE_CONTROL_PORT=%d\nREADY\n", port(peers), port(control))
@@ -65,6 +67,19 @@ func serveHarness() error {
 		}
 		go tellID(c)
 	}
+}
+
+func info(w http.ResponseWriter, _ *http.Request) {
+	body := map[string]string{"sdk": "go-spiffe", "language": "go"}
+	if build, ok := debug.ReadBuildInfo(); ok {
+		for _, module := range build.Deps {
+			if module.Path == "github.com/spiffe/go-spiffe/v2" {
+				body["sdk_version"] = module.Version
+			}
+		}
+	}
+	w.Header().Set("content-type", "application/json")
+	json.NewEncoder(w).Encode(body)
 }
 
 func tellID(c net.Conn) {

@@ -152,14 +152,27 @@ impl Process {
     ///
     /// When there is no such process any more.
     pub(crate) fn interrupt(&self) -> Result<(), Trouble> {
+        self.signal("INT")
+    }
+
+    /// Asks it to stop as a service manager does.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such process any more.
+    pub(crate) fn terminate(&self) -> Result<(), Trouble> {
+        self.signal("TERM")
+    }
+
+    fn signal(&self, name: &str) -> Result<(), Trouble> {
         // The standard library sends SIGKILL only; the shell's own `kill` is on every system that has a shell.
         let pid = self.child.id().to_string();
         let status = Command::new("sh")
-            .args(["-c", "kill -INT \"$0\"", &pid])
+            .args(["-c", "kill -s \"$0\" \"$1\"", name, &pid])
             .stdin(Stdio::null())
             .status()?;
         ensure(status.success(), || {
-            format!("cannot interrupt {} (pid {pid})", self.name)
+            format!("cannot send SIG{name} to {} (pid {pid})", self.name)
         })
     }
 

@@ -59,25 +59,32 @@ pub(crate) fn entries() -> Vec<Entry> {
             "asks again, more slowly, after PERMISSION_DENIED",
             |stage| asks_again_after(stage, Code::PermissionDenied),
         ),
-        Entry::new(
+        Entry::on_stage(
             "EP-7",
             Should,
             "does not ask again after INVALID_ARGUMENT",
-            |harness| {
-                let stage = Stage::silent(harness)?;
+            |stage| {
+                let asks = |rpc: Rpc, calls: &[Call]| {
+                    let calls = calls.iter().filter(|call| call.rpc == rpc);
+                    calls.count()
+                };
+                let both = [Rpc::X509Svid, Rpc::JwtBundles];
+                let running = stage.start()?;
+                let asked = |calls: &[Call]| both.iter().all(|rpc| asks(*rpc, calls) > 0);
+                ensure(stage.api.wait_for_calls(SOON, asked), || {
+                    "it asks for no bundles, so nothing shows that it asks once".into()
+                })?;
+                drop(running);
                 stage.api.end_x509(Code::InvalidArgument);
                 stage.api.end_jwt_bundles(Code::InvalidArgument);
-                stage.api.listen_unix(&stage.socket())?;
+                let before = stage.api.calls().len();
                 let _harness = stage.spawn(&format!("unix://{}", stage.socket().display()))?;
-                let repeated = |calls: &[Call]| {
-                    [Rpc::X509Svid, Rpc::JwtBundles]
-                        .iter()
-                        .any(|rpc| calls.iter().filter(|call| call.rpc == *rpc).count() > 2)
-                };
                 ensure(
-                    stage.api.wait_for_calls(SOON, |calls| !calls.is_empty()),
+                    stage.api.wait_for_calls(SOON, |calls| calls.len() > before),
                     || "nothing was ever asked".into(),
                 )?;
+                let repeated =
+                    |calls: &[Call]| both.iter().any(|rpc| asks(*rpc, &calls[before..]) > 1);
                 ensure(!stage.api.wait_for_calls(5 * SECOND, repeated), || {
                     "it asks on and on".into()
                 })

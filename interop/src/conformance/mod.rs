@@ -19,10 +19,12 @@ mod with_jwt;
 mod with_x509;
 
 use std::process::Command;
+use std::time::Duration;
 
 use crate::Case;
 pub(crate) use crate::conformance::stage::{Running, Starting, Verdict};
 
+use crate::conformance::endpoint::served;
 use crate::conformance::stage::Stage;
 use crate::lab::Lab;
 use crate::outcome::{Trouble, ensure};
@@ -125,15 +127,46 @@ fn entries() -> Vec<Entry> {
     .collect()
 }
 
-/// A case for each entry and subject, and one for the page that tells of them.
+/// A check that begins with a Workload API that says what is good.
+type OnStage = fn(&Stage) -> Result<(), Trouble>;
+
+/// What the contract asks of a harness beside what the catalogue looks at.
+const CONTRACT: &[(&str, OnStage)] = &[
+    ("contract/info", |stage| {
+        let answer = stage.start()?.get("/v1/info")?;
+        expect("the status", &answer.status, &200)?;
+        for member in ["sdk", "sdk_version", "language"] {
+            let text = answer.body[member].as_str().unwrap_or_default();
+            ensure(!text.is_empty(), || {
+                format!("no `{member}` in {}", answer.body)
+            })?;
+        }
+        Ok(())
+    }),
+    ("contract/sigterm", |stage| {
+        let running = served(stage)?;
+        running.terminate(ENDS_WITHIN)
+    }),
+];
+
+/// How long after SIGTERM the suite waits before it kills a harness.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
+
+/// A case for each entry and subject, two on the contract, and one for the page that tells of them.
 pub(crate) fn cases() -> Vec<Case> {
     let of = |subject: &'static Subject| {
-        entries().into_iter().map(move |entry| {
+        let entries = entries().into_iter().map(move |entry| {
             Case::new(format!("{}/{}", subject.group, entry.name), move |lab| {
                 let outcome = (entry.run)((subject.harness)(lab)?);
                 subject.review(&entry.name, outcome)
             })
-        })
+        });
+        let contract = CONTRACT.iter().map(move |(name, check)| {
+            Case::new(format!("{}/{name}", subject.group), move |lab| {
+                check(&Stage::new((subject.harness)(lab)?)?)
+            })
+        });
+        entries.chain(contract)
     };
     let page = Case::new(format!("{}/page", OURS.group), |_| page::check());
     of(&OURS).chain(of(&GO_SPIFFE)).chain([page]).collect()

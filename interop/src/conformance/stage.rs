@@ -57,7 +57,7 @@ pub(crate) struct Stage {
 #[derive(Debug)]
 pub(crate) struct Running {
     /// Ends with the value.
-    _process: Process,
+    process: Process,
     x509: SocketAddr,
     control: SocketAddr,
 }
@@ -232,7 +232,7 @@ impl Starting {
         Ok(Running {
             x509: port("SPIFFE_X509_PORT")?,
             control: port("SPIFFE_CONTROL_PORT")?,
-            _process: self.0,
+            process: self.0,
         })
     }
 
@@ -423,12 +423,35 @@ impl Running {
     ///
     /// When it gives no answer of the contract.
     pub(crate) fn post(&self, path: &str, body: &Value) -> Result<Answer, Trouble> {
-        let body = body.to_string();
+        self.ask("POST", path, &body.to_string())
+    }
+
+    /// As [`post`](Self::post), of a page.
+    ///
+    /// # Errors
+    ///
+    /// When it gives no answer of the contract.
+    pub(crate) fn get(&self, path: &str) -> Result<Answer, Trouble> {
+        self.ask("GET", path, "")
+    }
+
+    /// Asks it to end by SIGTERM, with a connection to each port that says nothing, and waits for that.
+    ///
+    /// # Errors
+    ///
+    /// When it has not ended in time.
+    pub(crate) fn terminate(self, within: Duration) -> Result<(), Trouble> {
+        let _silent = (connect(self.x509)?, connect(self.control)?);
+        self.process.terminate()?;
+        self.process.finish(within).map(drop)
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &str) -> Result<Answer, Trouble> {
         let mut stream = connect(self.control)?;
         // Version 1.0, which every server of 1.1 answers, in one piece up to the end of the connection.
         write!(
             stream,
-            "POST {path} HTTP/1.0\r\nhost: harness\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            "{method} {path} HTTP/1.0\r\nhost: harness\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         )?;
         let mut text = String::new();

@@ -293,6 +293,7 @@ fn bundles() -> Vec<Entry> {
             "takes up a key that was added",
             move |stage| {
                 let running = stage.start()?;
+                accepts(&running, &good(&keys().p256))?;
                 rejects(&running, &good(&keys().other))?;
                 stage.say_keys(&[keys().p256.jwk(), keys().other.jwk()]);
                 until_accepted(&running, &good(&keys().other))?;
@@ -354,6 +355,7 @@ fn bundles() -> Vec<Entry> {
             "ignores a key of an unknown type, not those beside it",
             move |stage| {
                 let running = stage.start()?;
+                accepts(&running, &good(&keys().p256))?;
                 rejects(&running, &good(&keys().other))?;
                 let unknown = json!({"kty": "LATTICE", "kid": "new", "use": "jwt-svid", "l": "AQ"});
                 stage.say_keys(&[unknown, keys().other.jwk()]);
@@ -379,6 +381,7 @@ fn bundles() -> Vec<Entry> {
             move |stage| {
                 stage.say_bundles(&[keys().p256.jwk()], &FOREIGN, &[keys().federated.jwk()]);
                 let running = stage.start()?;
+                accepts(&running, &federated(&keys().federated))?;
                 rejects(&running, &federated(&keys().p256))?;
                 accepts(&running, &federated(&keys().federated))
             },
