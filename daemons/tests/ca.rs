@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use spiffe_core::key::KeyType;
-use spiffe_core::{Clock, SystemClock, TrustDomain};
+use spiffe_core::{Clock, Source, SystemClock, TrustDomain};
 use spiffe_daemons::ca::{AUTHORITY_LIFETIME, CaDirectory};
 use spiffe_svid_ca::X509SvidParams;
 use spiffe_svid_ca::authority::Kind;
+use spiffe_workload_client::{FileSource, Files};
 
 /// A directory to work in.
 struct Desk {
@@ -132,8 +133,8 @@ impl Desk {
     }
 }
 
-#[test]
-fn two_commands_make_an_identity_in_files() {
+#[tokio::test]
+async fn two_commands_make_an_identity_in_files() {
     let desk = Desk::new();
     desk.run(&["ca", "init", "example.org"], 0);
     let id = "spiffe://example.org/web";
@@ -160,6 +161,11 @@ fn two_commands_make_an_identity_in_files() {
     assert_eq!(svid.id(), id);
     let life = svid.not_after().saturating_since(svid.not_before());
     assert_eq!(life.as_secs(), 86_400 + 10);
+    let source = FileSource::new(Files::spiffe_ca(desk.path()))
+        .await
+        .unwrap();
+    assert_eq!(source.svid().unwrap().chain(), svid.chain());
+    assert!(source.bundle(svid.id().trust_domain()).is_ok());
     // Nothing else is left lying about.
     let names: Vec<_> = fs::read_dir(desk.path()).unwrap().collect();
     assert_eq!(names.len(), 4);

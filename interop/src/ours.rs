@@ -104,17 +104,11 @@ impl Ours {
         self.folder.join(HARNESS)
     }
 
-    /// The one that prints each revision of what files hold, as spiffe-helper names them.
-    pub(crate) fn file_watcher(&self, directory: &Path) -> Command {
+    /// The one that prints each revision of what files hold; `writer` is the option for those of one program.
+    pub(crate) fn file_watcher(&self, writer: &str, directory: &Path) -> Command {
         let mut command = Command::new(self.folder.join(ACCEPTOR));
         command
-            .args([
-                "--listen",
-                "127.0.0.1:0",
-                "--authorize",
-                "any",
-                "--spiffe-helper",
-            ])
+            .args(["--listen", "127.0.0.1:0", "--authorize", "any", writer])
             .arg(directory);
         command
     }
@@ -128,6 +122,10 @@ impl Ours {
 
     pub(crate) fn modes_path(&self) -> PathBuf {
         self.folder.join(MODES)
+    }
+
+    pub(crate) fn tool_path(&self) -> PathBuf {
+        self.folder.join(UP)
     }
 
     pub(crate) fn server_path(&self) -> PathBuf {
@@ -147,6 +145,7 @@ pub(crate) struct Entry {
     program: Option<PathBuf>,
     ttl: &'static str,
     dns: Option<&'static str>,
+    federates_with: Option<&'static str>,
 }
 
 impl Entry {
@@ -157,6 +156,7 @@ impl Entry {
             program: None,
             ttl: "1h",
             dns: None,
+            federates_with: None,
         }
     }
 
@@ -177,6 +177,16 @@ impl Entry {
         self
     }
 
+    /// With the bundle of this trust domain, where SPIRE is the provider.
+    pub(crate) fn with_bundle_of(mut self, trust_domain: &'static str) -> Self {
+        self.federates_with = Some(trust_domain);
+        self
+    }
+
+    pub(crate) fn federates_with(&self) -> Option<&'static str> {
+        self.federates_with
+    }
+
     /// The arguments of SPIRE's `entry create`.
     pub(crate) fn spire_arguments(&self) -> Vec<OsString> {
         let mut arguments = vec!["-spiffeID".into(), self.id.clone().into()];
@@ -189,6 +199,9 @@ impl Entry {
         }
         if let Some(name) = self.dns {
             add("-dns", name.into());
+        }
+        if let Some(trust_domain) = self.federates_with {
+            add("-federatesWith", format!("spiffe://{trust_domain}").into());
         }
         let seconds = match self.ttl {
             "1h" => "3600",

@@ -1,5 +1,6 @@
 //! SPIRE as the provider: our clients fetch from its agent, rotate with it and outlive it, and read what spiffe-helper writes.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::net::TcpListener;
@@ -20,7 +21,11 @@ use crate::world::{PEER, SOON, TRUST_DOMAIN, World};
 
 pub(crate) const CASES: &[(&str, Check)] = &[
     ("spire-fetch", |lab| {
-        World::with_spire(lab, &entries(lab, "1h")?, |world| fetch(lab, world))
+        let entries = [entries(lab, "1h")?, fetchers(lab)?].concat();
+        World::with_spire(lab, &entries, |world| {
+            fetch(lab, world)?;
+            api_fetch_write(lab, world)
+        })
     }),
     ("spire-go", |lab| {
         World::with_spire(lab, &go::entries(lab)?, |world| {
@@ -47,6 +52,9 @@ const WORKLOAD: &str = "spiffe://example.org/workload";
 /// The identity of spiffe-helper.
 const HELPER: &str = "spiffe://example.org/helper";
 
+/// The identities of whoever writes files.
+const FETCHERS: [&str; 2] = ["spiffe://example.org/one", "spiffe://example.org/two"];
+
 /// Half of a minute's life and the agent's own timers.
 const ROTATED: Duration = Duration::from_secs(90);
 
@@ -59,6 +67,17 @@ fn entries(lab: &Lab, ttl: &'static str) -> Result<Vec<Entry>, Trouble> {
     let entry =
         |(id, program): (&str, PathBuf)| Entry::for_program(id, lab.uid, program).with_ttl(ttl);
     Ok(programs.map(entry).into())
+}
+
+/// Two identities and a foreign bundle for each of the programs that write them to files.
+fn fetchers(lab: &Lab) -> Result<Vec<Entry>, Trouble> {
+    let programs = [lab.spire()?.agent.clone(), lab.ours()?.tool_path()];
+    let entry = |program: &PathBuf, id| {
+        let entry = Entry::for_program(id, lab.uid, program.clone());
+        entry.with_bundle_of("west.example")
+    };
+    let both = |program| FETCHERS.map(|id| entry(program, id));
+    Ok(programs.iter().flat_map(both).collect())
 }
 
 /// X.509-SVIDs and bundles judge peers both ways, tokens are judged here and by SPIRE.
@@ -108,6 +127,47 @@ fn fetch(lab: &Lab, world: &mut World<'_>) -> Result<(), Trouble> {
     Ok(())
 }
 
+/// What `spire-agent api fetch -write` writes is what our delivery writes by the same names, and our file source takes it.
+fn api_fetch_write(lab: &Lab, world: &World<'_>) -> Result<(), Trouble> {
+    let (theirs, ours) = (world.folder().join("theirs"), world.folder().join("ours"));
+    fs::create_dir(&theirs)?;
+    let mut command = Command::new(&lab.spire()?.agent);
+    command.args(["api", "fetch", "x509", "-silent", "-write"]);
+    command.arg(&theirs).arg("-socketPath").arg(world.socket());
+    Process::run("spire-agent api fetch", command, SOON)?.expect_success()?;
+    let command = world.workload(lab.ours()?.fetch(&ours, &[]));
+    Process::spawn("spiffe fetch", command)?.wait_for_mention("revision 1 is in", SOON)?;
+
+    let names = |folder: &Path| -> Result<BTreeSet<OsString>, Trouble> {
+        let entries = fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()?;
+        Ok(entries.iter().map(fs::DirEntry::file_name).collect())
+    };
+    let (written, delivered) = (names(&theirs)?, names(&ours)?);
+    let is_flat = |name: &&OsString| {
+        let name = name.to_string_lossy();
+        let first = name.split('.').next().unwrap_or_default();
+        ["svid", "bundle", "federated_bundle"].contains(&first)
+    };
+    let flat: BTreeSet<_> = delivered.iter().filter(is_flat).cloned().collect();
+    ensure(written == flat && written.len() == 8, || {
+        format!("SPIRE writes {written:?}, we write {flat:?}")
+    })?;
+    for name in written.iter().filter(|name| {
+        let name = name.to_string_lossy();
+        name.contains("bundle")
+    }) {
+        let (one, other) = (fs::read(theirs.join(name))?, fs::read(ours.join(name))?);
+        ensure(one == other, || format!("{name:?} differs"))?;
+    }
+
+    let watcher = lab.ours()?.file_watcher("--spire-fetch", &theirs);
+    let mut watcher = Process::spawn("rotating_acceptor", watcher)?;
+    watcher.wait_for_stdout("an SVID", SOON, |line| {
+        let known = FETCHERS.iter().any(|id| line.contains(id));
+        (known && line.contains(" serial ")).then_some(())
+    })
+}
+
 /// A new SVID arrives before the old one has expired, and no handshake fails meanwhile.
 fn rotation(lab: &Lab, world: &mut World<'_>) -> Result<(), Trouble> {
     let (one, two) = (harness(lab, world)?, harness(lab, world)?);
@@ -146,7 +206,10 @@ fn spiffe_helper(lab: &Lab, world: &mut World<'_>) -> Result<(), Trouble> {
     );
     fs::write(&config, text)?;
     // The files are not there yet.
-    let mut watcher = Process::spawn("rotating_acceptor", lab.ours()?.file_watcher(&folder))?;
+    let mut watcher = Process::spawn(
+        "rotating_acceptor",
+        lab.ours()?.file_watcher("--spiffe-helper", &folder),
+    )?;
     let mut command = Command::new(lab.spiffe_helper()?);
     command.arg("-config").arg(&config);
     let _helper = Process::spawn("spiffe-helper", command)?;
@@ -229,6 +292,19 @@ impl<'a> RunningSpire<'a> {
             .iter()
             .find_map(|line| line.strip_prefix("Token: "));
         let token = token.ok_or_else(|| Trouble::failed(made.describe("named no token and")))?;
+        let foreign: BTreeSet<_> = entries.iter().filter_map(Entry::federates_with).collect();
+        for name in foreign {
+            // What names the bundle has is looked at, not whose authorities are in it.
+            let own = spire.ask(&["bundle", "show"].map(OsString::from))?;
+            let path = folder.join(name);
+            fs::write(&path, own.stdout.join("\n"))?;
+            let id = format!("spiffe://{name}");
+            let mut arguments = ["bundle", "set", "-id", &id, "-path"]
+                .map(OsString::from)
+                .to_vec();
+            arguments.push(path.into());
+            spire.ask(&arguments)?;
+        }
         for entry in entries {
             let mut arguments = ["entry", "create", "-parentID", &node]
                 .map(OsString::from)

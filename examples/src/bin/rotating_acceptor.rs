@@ -31,6 +31,9 @@ struct Arguments {
     /// Take the files that spiffe-helper keeps in this directory instead of asking a Workload API.
     #[arg(long, value_name = "DIRECTORY")]
     spiffe_helper: Option<PathBuf>,
+    /// The same with the files that SPIRE's `api fetch -write` left in this directory.
+    #[arg(long, value_name = "DIRECTORY", conflicts_with = "spiffe_helper")]
+    spire_fetch: Option<PathBuf>,
     /// Seconds over which connections that lost their lease begin to drain.
     #[arg(long, default_value_t = 5)]
     spread: u64,
@@ -47,8 +50,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
-    let source: Arc<dyn Source> = match arguments.spiffe_helper {
-        Some(directory) => Arc::new(FileSource::new(Files::spiffe_helper(directory)).await?),
+    let helper = arguments.spiffe_helper.map(Files::spiffe_helper);
+    let files = helper.or_else(|| arguments.spire_fetch.map(Files::spire_fetch));
+    let source: Arc<dyn Source> = match files {
+        Some(files) => Arc::new(FileSource::new(files).await?),
         None => Arc::new(X509Source::new().await?),
     };
     let terms = Terms::new(arguments.authorize);

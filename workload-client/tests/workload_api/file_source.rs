@@ -66,6 +66,10 @@ impl Fixture {
 }
 
 pub(crate) const HERE: [&str; 3] = ["svid.pem", "key.pem", "bundle.pem"];
+const CERT_MANAGER: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
+
+/// What reads a directory, and the names that are written there.
+type Layout = (fn(&Path) -> Files, [&'static str; 3]);
 
 fn id(source: &FileSource) -> String {
     source.svid().unwrap().id().path().into()
@@ -87,16 +91,12 @@ pub(crate) fn write(directory: &Path, svid: &X509svid, [certificate, key, bundle
 #[tokio::test]
 async fn the_names_of_those_who_write_are_known() {
     let f = Fixture::new();
-    type Layout = (fn(&Path) -> Files, [&'static str; 3]);
     let layouts: [Layout; 4] = [
         (
             |at| Files::spiffe_helper(at),
             ["svid.pem", "svid_key.pem", "svid_bundle.pem"],
         ),
-        (
-            |at| Files::cert_manager(at),
-            ["tls.crt", "tls.key", "ca.crt"],
-        ),
+        (|at| Files::cert_manager(at), CERT_MANAGER),
         (|at| Files::spiffe_ca(at), HERE),
         (
             |at| Files::spire_fetch(at),
@@ -179,24 +179,33 @@ async fn half_a_file_and_an_emptied_one_are_never_published() {
 
 #[tokio::test]
 async fn a_directory_that_is_switched_by_a_link_is_followed() {
-    let f = Fixture::new();
-    let generation = |name: &str, path: &str| {
-        fs::create_dir(f.path(name)).unwrap();
-        write(&f.path(name), &f.ca.svid(path), &HERE);
-    };
-    generation("one", "/web");
-    symlink("one", f.path("..data")).unwrap();
-    for name in HERE {
-        symlink(Path::new("..data").join(name), f.path(name)).unwrap();
+    let layouts: [Layout; 2] = [
+        (|at| Files::spiffe_ca(at), HERE),
+        // cert-manager's driver writes by kubelet's atomic writer, whose link this is.
+        (|at| Files::cert_manager(at), CERT_MANAGER),
+    ];
+    for (files, names) in layouts {
+        let f = Fixture::new();
+        let generation = |name: &str, path: &str| {
+            fs::create_dir(f.path(name)).unwrap();
+            write(&f.path(name), &f.ca.svid(path), &names);
+        };
+        generation("..one", "/web");
+        symlink("..one", f.path("..data")).unwrap();
+        for name in names {
+            symlink(Path::new("..data").join(name), f.path(name)).unwrap();
+        }
+        let files = files(f.directory.path());
+        let source = f.builder(files).build().await.unwrap();
+        assert_eq!(id(&source), "/web");
+        let held = source.current().revision();
+        generation("..two", "/next");
+        symlink("..two", f.path("..data_tmp")).unwrap();
+        fs::rename(f.path("..data_tmp"), f.path("..data")).unwrap();
+        fs::remove_dir_all(f.path("..one")).unwrap();
+        f.looks_until(|| source.current().revision() > held).await;
+        assert_eq!(id(&source), "/next");
     }
-    let files = Files::spiffe_ca(f.directory.path());
-    let source = f.builder(files).build().await.unwrap();
-    let held = source.current().revision();
-    generation("two", "/next");
-    symlink("two", f.path("..new")).unwrap();
-    fs::rename(f.path("..new"), f.path("..data")).unwrap();
-    f.looks_until(|| source.current().revision() > held).await;
-    assert_eq!(id(&source), "/next");
 }
 
 #[tokio::test]
