@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use spiffe_proto::workload::{JwtBundlesResponse, X509BundlesResponse};
 use spiffe_workload_client::source::{BundleSourceBuilder, Ends, LastGood, Readiness};
 use spiffe_workload_client::spiffe_core::{Source, Timestamp, TrustDomainRef, Watch};
 use spiffe_workload_client::{BundleSource, ClientError, StartError, WorkloadApiClient};
@@ -134,3 +135,117 @@ async fn a_restart_during_an_outage_comes_up_with_both_profiles() {
     assert_eq!(bundle.x509_authorities().len(), 1);
     assert_eq!(bundle.jwt_authorities().len(), 0);
 }
+
+/// Messages of FetchX509Bundles that break a rule.
+fn malformed_x509(east: &Ca) -> Vec<(&'static str, X509BundlesResponse)> {
+    let good = east.bundle();
+    let leaf = east.svid("/web").x509_svid.clone();
+    let pem = b"-----BEGIN CERTIFICATE-----\n".to_vec();
+    let rows = [
+        ("an empty key", "", good.clone()),
+        ("a key that is no SPIFFE ID", "east.example", good.clone()),
+        (
+            "a workload's ID for a key",
+            "spiffe://east.example/web",
+            good.clone(),
+        ),
+        ("nonsense", EAST_ID, b"nonsense".to_vec()),
+        ("PEM", EAST_ID, pem),
+        (
+            "half an authority",
+            EAST_ID,
+            good[..good.len() / 2].to_vec(),
+        ),
+        (
+            "a byte after the authority",
+            EAST_ID,
+            [good, vec![0]].concat(),
+        ),
+        ("a leaf for an authority", EAST_ID, leaf),
+    ];
+    let message = |key: &str, bytes| X509BundlesResponse {
+        bundles: [(key.into(), bytes)].into(),
+        ..X509BundlesResponse::default()
+    };
+    let mut all = vec![("no bundles", X509BundlesResponse::default())];
+    all.extend(rows.map(|(what, key, bytes)| (what, message(key, bytes))));
+    all
+}
+
+/// Messages of FetchJWTBundles that break a rule.
+fn malformed_jwt(east: &JwtCa) -> Vec<(&'static str, JwtBundlesResponse)> {
+    let (_, good) = east.bundle();
+    let with = |what, key: &str, text: &[u8]| (what, bundles([(key.into(), text.to_vec())]));
+    vec![
+        ("no bundles", bundles([])),
+        with("an empty key", "", &good),
+        with("a key that is no SPIFFE ID", "east.example", &good),
+        with(
+            "a workload's ID for a key",
+            "spiffe://east.example/web",
+            &good,
+        ),
+        with("nonsense", EAST_ID, b"nonsense"),
+        with("a certificate", EAST_ID, &Ca::new("east.example").bundle()),
+        with("half a set", EAST_ID, &good[..good.len() / 2]),
+        with("a set and more", EAST_ID, &[&good[..], b"{}"].concat()),
+        with("a list for a set", EAST_ID, b"[]"),
+        with("no list of keys", EAST_ID, b"{}"),
+        with("another thing than a list", EAST_ID, br#"{"keys":{}}"#),
+        with("no end to lists", EAST_ID, &[b'['; 100_000]),
+    ]
+}
+
+/// Sends every one of them, and after each a good one with an authority that is new.
+async fn check_malformed<M>(
+    source: &BundleSource,
+    malformed: Vec<(&'static str, M)>,
+    send: impl Fn(M),
+    good: impl Fn() -> M,
+) {
+    for (what, message) in malformed {
+        let held = source.current();
+        send(message);
+        let says_so = || {
+            let status = source.status();
+            status.last_error.is_some() || !status.notices.is_empty()
+        };
+        until(says_so).await;
+        assert!(
+            Arc::ptr_eq(held.bundles(), source.current().bundles()),
+            "{what}"
+        );
+        send(good());
+        source.changed(held.revision()).await;
+        until(|| !says_so()).await;
+    }
+}
+
+#[tokio::test]
+async fn every_malformed_message_leaves_the_last_good_bundles() {
+    let f = Fixture::new();
+    let (east, jwt) = (Ca::new("east.example"), JwtCa::new("east.example"));
+    f.api.x509_bundles.send(x509_bundles(&[&east]));
+    f.api.jwt_bundles.send(bundles([jwt.bundle()]));
+    let source = f.builder().build().await.unwrap();
+    check_malformed(
+        &source,
+        malformed_x509(&east),
+        |message| f.api.x509_bundles.send(message),
+        || x509_bundles(&[&Ca::new("east.example")]),
+    )
+    .await;
+    check_malformed(
+        &source,
+        malformed_jwt(&jwt),
+        |message| f.api.jwt_bundles.send(message),
+        || bundles([JwtCa::new("east.example").bundle()]),
+    )
+    .await;
+    assert_eq!(f.api.calls().len(), 2);
+    let bundle = source.bundle(EAST).unwrap();
+    assert_eq!(bundle.x509_authorities().len(), 1);
+    assert_eq!(bundle.jwt_authorities().len(), 1);
+}
+
+const EAST_ID: &str = "spiffe://east.example";

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64ct::{Base64, Encoding};
 use prost::Message;
+use rcgen::{KeyPair, PKCS_RSA_SHA256};
 use spiffe_proto::workload::{JwtBundlesResponse, X509svid, X509svidResponse};
 use spiffe_workload_client::source::{EndpointState, X509SourceBuilder};
 use spiffe_workload_client::spiffe_core::crypto::aws_lc_rs;
@@ -177,6 +179,44 @@ fn as_many_trust_domains_as_allowed_are_taken_and_one_more_is_not() {
     assert_eq!(only_bundles(most + 1).unwrap_err(), refused);
 }
 
+/// Each key is the leaf's, and its other form is well formed: what is wrong is the form alone.
+#[tokio::test]
+async fn a_key_counts_as_unencrypted_pkcs8_in_der_alone() {
+    let f = Fixture::new();
+    f.api.x509.send(f.ca.update("/web"));
+    let source = f.builder(1 << 20).build().await.unwrap();
+    let (ec, encrypted) = [EC_KEY, ENCRYPTED_EC_KEY]
+        .map(|text| Base64::decode_vec(text).unwrap())
+        .into();
+    let pem = format!("-----BEGIN PRIVATE KEY-----\n{EC_KEY}\n-----END PRIVATE KEY-----\n");
+    let ec_key = KeyPair::try_from(ec.clone()).unwrap();
+    let rsa_key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+    // What PKCS#8 wraps: the last of its three members, an octet string.
+    let (sec1, pkcs1) = (ec[29..].to_vec(), rsa_key.serialize_der()[26..].to_vec());
+    assert!(sec1.starts_with(&[0x30, 0x6b, 2, 1, 1]) && pkcs1.starts_with(&[0x30, 0x82]));
+    for (form, key, bytes) in [
+        ("encrypted", &ec_key, encrypted),
+        ("PEM", &ec_key, pem.into_bytes()),
+        ("SEC 1", &ec_key, sec1),
+        ("PKCS#1", &rsa_key, pkcs1),
+    ] {
+        let held = source.current();
+        let good = f.ca.svid_of("/next", key);
+        let mut bad = good.clone();
+        bad.x509_svid_key = bytes;
+        f.api.x509.send(update([bad]));
+        until(|| source.status().last_error.is_some()).await;
+        let error = source.status().last_error.unwrap();
+        assert!(error.contains("PKCS#8"), "{form}: {error}");
+        assert_eq!(source.current().revision(), held.revision(), "{form}");
+        let leaf = good.x509_svid.clone();
+        f.api.x509.send(update([good]));
+        source.changed(held.revision()).await;
+        assert_eq!(source.svid().unwrap().chain()[0].as_ref(), leaf, "{form}");
+        until(|| source.status().last_error.is_none()).await;
+    }
+}
+
 #[tokio::test]
 async fn ten_thousand_updates_are_survived_and_the_last_one_counts() {
     let f = Fixture::new();
@@ -342,3 +382,14 @@ async fn a_connection_that_freezes_is_replaced_and_what_is_held_serves_on() {
     assert_eq!(path(&source), "/unseen");
     carrier.abort();
 }
+
+/// A key by OpenSSL, `openssl pkcs8 -topk8 -nocrypt -outform DER`.
+const EC_KEY: &str = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgibs1gZ/yIY00fopPpbyyXt88T6cK\
+    7kzyylZIlIw8N/ahRANCAAT2h4FZGsBlPy++L40ZW2RuqVR4qkVmYQahyEzVMyrxAPvvSbsGTwHbjuTK/9q/f/bZUUk9qRGl\
+    BG0svYAG1r7j";
+
+/// The same, `-v2 aes-256-cbc`.
+const ENCRYPTED_EC_KEY: &str = "MIHsMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAjMwTRlHOxNPwICCAAwDAYIKoZIhvcN\
+    AgkFADAdBglghkgBZQMEASoEEP8TPY3X9oNBQX2UkD22BXAEgZBZHdtaeo0S87E/fG1WAn1n+bLLioZQY/eP1ILu6rLk+2sz\
+    iK6UqzsQLjZWhYN2p5iH2BQG4cveTrOzb4bA7ix9Zw+iQZ9xA+bUsQfZI6wT4lG/9PjFie1iZRR7vms59uTL1Z2plCICFvhX\
+    TxFnrs2sI9JghAxEGHfSn+1fD9DiKCKGET3pN+asRogmeP0OSoA=";

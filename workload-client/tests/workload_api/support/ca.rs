@@ -55,14 +55,30 @@ impl Ca {
         not_before: Timestamp,
         not_after: Timestamp,
     ) -> X509svid {
+        let key = KeyPair::generate().unwrap();
+        self.certify(path, &key, not_before, not_after)
+    }
+
+    /// As [`svid`](Self::svid), for this key.
+    pub(crate) fn svid_of(&self, path: &str, key: &KeyPair) -> X509svid {
+        let hour = Duration::from_secs(3600);
+        self.certify(path, key, START - hour * 2, START + hour)
+    }
+
+    fn certify(
+        &self,
+        path: &str,
+        key: &KeyPair,
+        not_before: Timestamp,
+        not_after: Timestamp,
+    ) -> X509svid {
         let id = format!("spiffe://{}{path}", self.trust_domain);
         let mut params = params(&id, Duration::ZERO);
         params.not_before = at(not_before);
         params.not_after = at(not_after);
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        let key = KeyPair::generate().unwrap();
-        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        let leaf = params.signed_by(key, &self.issuer).unwrap();
         X509svid {
             spiffe_id: id,
             x509_svid: leaf.der().to_vec(),
