@@ -185,7 +185,7 @@ impl fmt::Display for Shown {
 /// It stands until the earliest of the peer's expiry, the own expiry and [`LeaseRules::max_age`], and only while the
 /// peer would still be let in and this side still holds the identity that it presented. When a revision arrives or the
 /// [`Terms`](crate::Terms) change, every lease is looked at again, by a task on the tokio runtime of the configuration's first
-/// handshake; where that runtime is not driven, a connection in use looks by itself at every 33rd read or write (over QUIC at each
+/// handshake; where that runtime is not driven, a connection in use looks by itself at every 129th read or write (over QUIC at each
 /// stream, and not at all under reqwest), and lets nothing through from then on that its lease no longer allows. While the authority that the peer's path ends at is
 /// still in its bundle nothing has changed for that path; else the whole chain is verified again before the next byte
 /// passes.

@@ -34,7 +34,7 @@ pub struct TlsStream<IO> {
 
 /// A connection looks at its lease by itself at one poll of so many: a look costs a tenth of a microsecond, a fiftieth of
 /// what a poll that moves 16 KiB does.
-const POLLS_PER_LOOK: u8 = 32;
+const POLLS_PER_LOOK: u8 = 128;
 
 /// Ends the keeping of a lease with its connection, however many handles to the lease are left.
 #[derive(Debug)]
