@@ -119,7 +119,7 @@ impl Options {
             Effort {
                 span: Duration::from_millis(1500),
                 rotations: 300,
-                rotations_within: Duration::from_secs(4),
+                rotations_within: Duration::from_secs(120),
                 idle: 1_000,
                 busy: 100,
             }

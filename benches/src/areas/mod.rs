@@ -136,7 +136,11 @@ pub(crate) const BENCHES: &[Bench] = &[
         run: tls_peers::handshakes,
     },
     Bench {
-        rows: &[tls_sessions::RESUMED, tls_sessions::RATE],
+        rows: &[
+            tls_sessions::GAIN,
+            tls_sessions::RESUMED,
+            tls_sessions::RATE,
+        ],
         run: tls_sessions::resumed,
     },
     Bench {
@@ -144,7 +148,11 @@ pub(crate) const BENCHES: &[Bench] = &[
         run: tls_sessions::bytes,
     },
     Bench {
-        rows: &[tls_leases::JUDGED, tls_leases::HEAP],
+        rows: &[
+            tls_leases::JUDGED,
+            tls_leases::JUDGED_BY_POLICY,
+            tls_leases::HEAP,
+        ],
         run: tls_leases::ten_thousand,
     },
     Bench {

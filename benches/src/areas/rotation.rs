@@ -77,6 +77,14 @@ async fn rotate(effort: Effort, row: &str, resumption: bool) -> Measured {
     }
     serving.abort();
 
+    if rotations < effort.rotations {
+        let within = effort.rotations_within;
+        return Err(format!(
+            "{rotations} of {} rotations in {within:?}",
+            effort.rotations
+        )
+        .into());
+    }
     let seen = load.seen.lock().unwrap_or_else(PoisonError::into_inner);
     if !resumption && (seen.len() as u64) < rotations {
         let seen = seen.len();

@@ -8,6 +8,8 @@ use rustls::server::ServerSessionMemoryCache;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use spiffe_tls::{Mtls, Policy, Terms};
+
 use super::Measured;
 use super::tls::{PIPE_BYTES, Pair, meet, runtime};
 use crate::Effort;
@@ -16,15 +18,35 @@ use crate::measure::{contender, in_turns};
 use crate::report::{Budget, Row};
 
 pub(crate) const RESUMED: &str = "tls/resumed";
+pub(crate) const GAIN: &str = "tls/resumed/gain";
 pub(crate) const RATE: &str = "tls/resumed/share";
 pub(crate) const BYTES: &str = "tls/bytes";
 
-/// A resumed connection with a byte in each direction. Plain rustls resumes as it does by default, by sessions that the
-/// server keeps in memory; ours are tickets.
+/// A resumed connection with a byte in the server's direction, and what share of a full one that is. Plain rustls resumes
+/// as it does by default, by sessions that the server keeps in memory; ours are tickets.
+///
+/// Full handshakes of ours are with peers that were never met: their terms change before each, and what was verified
+/// under others is forgotten.
 pub(crate) fn resumed(effort: Effort) -> Measured {
     let pair = Pair::new(200)?;
     let connector = pair.client_side()?.connector()?;
     let acceptor = pair.server_side()?.acceptor()?;
+    let (of_servers, of_clients): (Policy, Policy) = (
+        "id:spiffe://example.org/server".parse()?,
+        "id:spiffe://example.org/client".parse()?,
+    );
+    let (client_terms, server_terms) = (
+        Terms::new(of_servers.clone()),
+        Terms::new(of_clients.clone()),
+    );
+    let full_connector = Mtls::new(&pair.client, client_terms.clone())
+        .resumption(false)
+        .connector()?;
+    let full_acceptor = Mtls::new(&pair.server, server_terms.clone())
+        .resumption(false)
+        .acceptor()?;
+    let full_plain_connector = TlsConnector::from(pair.plain_client()?);
+    let full_plain_acceptor = TlsAcceptor::from(pair.plain_server()?);
     let mut client = (*pair.plain_client()?).clone();
     client.resumption = Resumption::in_memory_sessions(256);
     let mut server = (*pair.plain_server()?).clone();
@@ -35,7 +57,17 @@ pub(crate) fn resumed(effort: Effort) -> Measured {
     let name = ServerName::try_from(DNS_NAME)?;
     let runtime = runtime()?;
     let (mut visits, mut resumptions) = (0_u64, 0_u64);
-    let [ours, plain] = in_turns(
+    let plainly = |connector: &TlsConnector, acceptor: &TlsAcceptor| {
+        runtime.block_on(async {
+            let (near, far) = tokio::io::duplex(PIPE_BYTES);
+            let (near, far) =
+                tokio::join!(connector.connect(name.clone(), near), acceptor.accept(far));
+            let mut near = near.expect("the client has the root");
+            let mut far = far.expect("the server has the root");
+            exchange(&mut near, &mut far).await;
+        });
+    };
+    let [ours, plain, ours_full, plain_full] = in_turns(
         effort.span,
         [
             contender(|| {
@@ -46,21 +78,27 @@ pub(crate) fn resumed(effort: Effort) -> Measured {
                     exchange(&mut near, &mut far).await;
                 });
             }),
+            contender(|| plainly(&plain_connector, &plain_acceptor)),
             contender(|| {
+                client_terms.authorize(of_servers.clone());
+                server_terms.authorize(of_clients.clone());
                 runtime.block_on(async {
-                    let (near, far) = tokio::io::duplex(PIPE_BYTES);
-                    let (near, far) = tokio::join!(
-                        plain_connector.connect(name.clone(), near),
-                        plain_acceptor.accept(far)
-                    );
-                    let mut near = near.expect("the client has the root");
-                    let mut far = far.expect("the server has the root");
+                    let (mut near, mut far) = meet(&full_connector, &full_acceptor).await;
                     exchange(&mut near, &mut far).await;
                 });
             }),
+            contender(|| plainly(&full_plain_connector, &full_plain_acceptor)),
         ],
     );
     Ok(vec![
+        Row::new(
+            GAIN,
+            "of a full one",
+            ours / ours_full,
+            "plain rustls",
+            plain / plain_full,
+            Budget::Ratio(1.0 / 0.95),
+        ),
         // 0.95 of the speed that plain rustls has.
         Row::new(
             RESUMED,
@@ -142,7 +180,7 @@ pub(crate) fn bytes(effort: Effort) -> Measured {
     )])
 }
 
-const CONNECTIONS: usize = 16;
+const CONNECTIONS: usize = 64;
 
 async fn carry(near: &mut (impl AsyncRead + Unpin), far: &mut (impl AsyncWrite + Unpin)) {
     const CHUNK: [u8; 8192] = [7; 8192];
