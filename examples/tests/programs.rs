@@ -159,6 +159,21 @@ async fn client_and_server_name_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_client_comes_back_and_says_how_often_a_session_was_resumed() {
+    let world = World::start().await;
+    let (_server, address) = server(&world, "domain:example.org").await;
+    let arguments = ["--connect", &address, "--authorize", "any", "--times", "4"];
+    let output = world.run(CLIENT, &arguments).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let told = text(&output.stdout);
+    assert_eq!(
+        told.matches("hello, spiffe://example.org/hello\n").count(),
+        4
+    );
+    assert!(told.ends_with("\nresumed 3 of 4\n"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_says_plainly_why_it_refused_or_was_refused() {
     let world = World::start().await;
     let (server, address) = server(&world, "id:spiffe://example.org/other").await;

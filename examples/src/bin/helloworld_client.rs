@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use spiffe_examples::{POLICY_FORMS, exit, greet, log_to_stderr};
-use spiffe_tls::{Mtls, Policy};
+use spiffe_tls::{Connector, Mtls, Policy};
 use spiffe_workload_client::X509Source;
 use tokio::net::TcpStream;
 
@@ -24,6 +24,9 @@ struct Arguments {
     /// How many seconds to wait for an identity, and then for the server.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     timeout: u64,
+    /// How often to greet, each time over a connection of its own, which may resume the session of one before.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    times: u32,
 }
 
 #[tokio::main]
@@ -36,24 +39,29 @@ async fn main() -> ExitCode {
 async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let limit = Duration::from_secs(arguments.timeout);
     let source = X509Source::builder().timeout(limit).build().await?;
+    let connector = Mtls::new(&source, arguments.authorize).connector()?;
     let address = &arguments.connect;
-    let hello = hello(&source, address, arguments.authorize);
-    tokio::time::timeout(limit, hello).await.map_err(|_| {
-        format!("{address} has not answered within {limit:?}; is the server running?")
-    })?
+    let mut resumed = 0;
+    for _ in 0..arguments.times {
+        let hello = tokio::time::timeout(limit, hello(&connector, address));
+        let hello = hello.await.map_err(|_| {
+            format!("{address} has not answered within {limit:?}; is the server running?")
+        })?;
+        resumed += u32::from(hello?);
+    }
+    if arguments.times > 1 {
+        println!("resumed {resumed} of {}", arguments.times);
+    }
+    Ok(())
 }
 
-async fn hello(
-    source: &X509Source,
-    address: &str,
-    policy: Policy,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let connector = Mtls::new(source, policy).connector()?;
+/// Greets once, and says whether a session was resumed for it.
+async fn hello(connector: &Connector, address: &str) -> Result<bool, Box<dyn std::error::Error>> {
     let tcp = TcpStream::connect(address)
         .await
         .map_err(|error| format!("cannot connect to {address}: {error}"))?;
     let mut stream = connector.connect(tcp).await?;
     println!("hello from {}", stream.peer().id());
     println!("{}", greet(&mut stream).await?);
-    Ok(())
+    Ok(stream.peer().is_resumed())
 }
