@@ -8,6 +8,7 @@
 //	gopeer watch UPDATES                 X.509 contexts until that many serial numbers were seen
 //	gopeer dial ADDRESS SERVER           hello over mutual TLS to the one server allowed
 //	gopeer dial-across UPDATES ADDRESS SERVER   the same again and again while the own SVID rotates
+//	gopeer dial-each                     hello for each line "ADDRESS SERVER" of standard input, all from one source
 //	gopeer judge BUNDLE CHAIN           both in PEM, by crypto/x509 and go-spiffe (judge.go)
 //	gopeer oracle                        inputs for `spiffe batch`, each with go-spiffe's verdict (oracle.go)
 //	gopeer harness                       the conformance suite's contract, until killed (harness.go)
@@ -39,12 +40,12 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// patience bounds every subcommand but serve and harness, which live until their parent ends them.
+// patience bounds every subcommand but serve and harness, which live until their parent ends them, and each hello of dial-each.
 const patience = 30 * time.Second
 
 func main() {
 	if len(os.Args) < 2 {
-		exit(2, fmt.Errorf("usage: gopeer x509|write|jwt|watch|dial|dial-across|dial-as|judge|oracle|harness|serve|serve-as ..."))
+		exit(2, fmt.Errorf("usage: gopeer x509|write|jwt|watch|dial|dial-across|dial-each|dial-as|judge|oracle|harness|serve|serve-as ..."))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -63,6 +64,8 @@ func main() {
 		err = dialAs(ctx, "mtls", args[0], args[1:])
 	case verb == "dial-across" && len(args) == 3:
 		err = dialAcross(ctx, args[0], args[1], args[2])
+	case verb == "dial-each" && len(args) == 0:
+		err = dialEach(ctx)
 	case verb == "judge" && len(args) == 2:
 		err = judge(args[0], args[1])
 	case verb == "oracle" && len(args) == 0:
@@ -269,6 +272,41 @@ func dialAcross(ctx context.Context, updates, address, server string) error {
 	}
 	fmt.Println("handshakes", handshakes)
 	return nil
+}
+
+// dialEach needs its first SVID before ctx ends, and lasts until the end of its input.
+func dialEach(ctx context.Context) error {
+	source, err := workloadapi.NewX509Source(ctx)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	go tellRevisions(source)
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		address, server, _ := strings.Cut(lines.Text(), " ")
+		config, err := clientConfig("mtls", source, []string{server})
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		peer, answer, err := hello(ctx, config, address)
+		cancel()
+		if err != nil {
+			fmt.Println("refused", err)
+			continue
+		}
+		fmt.Println("answered", peer, answer)
+	}
+	return nil
+}
+
+// tellRevisions prints a line when the source has something new; the first was there before.
+func tellRevisions(source *workloadapi.X509Source) {
+	revision := 1
+	for range source.Updated() {
+		revision++
+		fmt.Println("revision", revision)
+	}
 }
 
 // hello says it once and returns who answered what.

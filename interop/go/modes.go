@@ -81,6 +81,7 @@ func serveAs(ctx context.Context, mode string, args []string) error {
 		return err
 	}
 	fmt.Println("listening on", listener.Addr())
+	go tellRevisions(source)
 	for {
 		c, err := listener.Accept()
 		if err != nil {

@@ -1,10 +1,12 @@
-// Java's own TLS as a client of ours: greets once in each of two connections and prints one fact a line.
+// Java's own TLS as a client of ours: for each version greets once in each of two connections, and prints one fact a line.
 //
-//     java TlsPeer.java HOST PORT FOLDER VERSION
+//     java TlsPeer.java HOST PORT FOLDER VERSION...
 //
-// FOLDER holds svid.pem, key.pem and bundle.pem. Exit status 1 when anything is refused.
+// FOLDER holds svid.pem, key.pem and bundle.pem. Exit status 1 when anything is refused, each time with a line "refused
+// VERSION why"; a version that was refused is not tried again.
 
 import java.io.BufferedReader;
+import java.io.IOException;
 import java.io.InputStreamReader;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
@@ -16,6 +18,7 @@ import java.security.cert.Certificate;
 import java.security.cert.CertificateFactory;
 import java.security.cert.X509Certificate;
 import java.security.spec.PKCS8EncodedKeySpec;
+import java.util.Arrays;
 import java.util.Base64;
 import java.util.List;
 import javax.net.ssl.KeyManagerFactory;
@@ -28,16 +31,20 @@ public class TlsPeer {
     private static final int URI = 6;
 
     public static void main(String[] args) throws Exception {
-        try {
-            run(args[0], Integer.parseInt(args[1]), Path.of(args[2]), args[3]);
-        } catch (java.io.IOException error) {
-            System.err.println("TlsPeer: " + error.getMessage());
-            System.exit(1);
+        SSLContext context = context(Path.of(args[2]));
+        int status = 0;
+        for (String version : Arrays.asList(args).subList(3, args.length)) {
+            try {
+                run(context, args[0], Integer.parseInt(args[1]), version);
+            } catch (IOException error) {
+                System.out.println("refused " + version + " " + error.getMessage());
+                status = 1;
+            }
         }
+        System.exit(status);
     }
 
-    private static void run(String host, int port, Path folder, String version) throws Exception {
-        SSLContext context = context(folder);
+    private static void run(SSLContext context, String host, int port, String version) throws Exception {
         for (int time = 0; time < 2; time++) {
             try (SSLSocket socket = (SSLSocket) context.getSocketFactory().createSocket(host, port)) {
                 socket.setEnabledProtocols(new String[] {version});
@@ -45,11 +52,15 @@ public class TlsPeer {
                 X509Certificate leaf = (X509Certificate) socket.getSession().getPeerCertificates()[0];
                 for (List<?> name : leaf.getSubjectAlternativeNames()) {
                     if ((Integer) name.get(0) == URI) {
-                        System.out.println("server " + name.get(1));
+                        System.out.println("server " + version + " " + name.get(1));
                     }
                 }
                 var reader = new BufferedReader(new InputStreamReader(socket.getInputStream(), StandardCharsets.UTF_8));
-                System.out.println("answer " + reader.readLine());
+                String answer = reader.readLine();
+                if (answer == null) {
+                    throw new IOException("no answer");
+                }
+                System.out.println("answer " + version + " " + answer);
             }
         }
     }

@@ -48,7 +48,7 @@ fn an_svid_that_is_not_authorized_gets_none(lab: &Lab) -> Result<(), Trouble> {
     })
 }
 
-fn expect_our_id(answer: Finished) -> Result<(), Trouble> {
+pub(crate) fn expect_our_id(answer: Finished) -> Result<(), Trouble> {
     answer
         .expect_success()?
         .expect_line("status 200")?
@@ -56,7 +56,7 @@ fn expect_our_id(answer: Finished) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn expect_no_answer(answer: Finished) -> Result<(), Trouble> {
+pub(crate) fn expect_no_answer(answer: Finished) -> Result<(), Trouble> {
     let answer = answer.expect_refusal()?.expect_line("status 000")?;
     // A refusal inside TLS, or the reset that follows one; not a name that did not resolve or a certificate of ours curl dislikes.
     let tls = matches!(
@@ -66,7 +66,7 @@ fn expect_no_answer(answer: Finished) -> Result<(), Trouble> {
     ensure(tls, || answer.describe("failed for another reason:"))
 }
 
-fn get(
+pub(crate) fn get(
     curl: &Path,
     address: &str,
     folder: &Path,
@@ -102,7 +102,7 @@ fn get(
     Process::run("curl", command, SOON)
 }
 
-fn curl() -> Result<PathBuf, Trouble> {
+pub(crate) fn curl() -> Result<PathBuf, Trouble> {
     program("curl", "curl")
 }
 

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::Check;
+use crate::envoy::{self, Envoy};
 use crate::lab::{Lab, program};
 use crate::ours::Entry;
 use crate::outcome::{Trouble, ensure};
@@ -56,44 +57,17 @@ fn nginx_is_signalled_and_serves_on(lab: &Lab) -> Result<(), Trouble> {
 }
 
 fn envoy_sees_the_switch_and_serves_on(lab: &Lab) -> Result<(), Trouble> {
-    let envoy = lab.envoy()?.to_owned();
     with_files(lab, |world, files| {
         let fetch = follow(lab, world, files, &[])?;
         let folder = world.folder();
-        let admin = folder.join("admin");
-        let config = folder.join("envoy.json");
-        fs::write(&config, envoy_config(folder).to_string())?;
-        fs::write(folder.join("svid.json"), certificate(files).to_string())?;
-        fs::write(folder.join("bundle.json"), validation(files).to_string())?;
-        let mut command = Command::new(envoy);
-        command
-            .arg("-c")
-            .arg(&config)
-            .arg("--admin-address-path")
-            .arg(&admin);
-        command.args([
-            "--concurrency",
-            "1",
-            "--disable-hot-restart",
-            "-l",
-            "warning",
-        ]);
-        let server = Process::spawn("envoy", command)?;
-        wait_until("Envoy is live", || {
-            let ready = ask(&admin, "ready");
-            ready.is_ok_and(|answer| answer.contains("LIVE"))
-        })?;
-        let listeners: Value = serde_json::from_str(&ask(&admin, "listeners?format=json")?)
-            .map_err(|error| Trouble::Failed(format!("Envoy's listeners: {error}")))?;
-        let port =
-            &listeners["listener_statuses"][0]["local_address"]["socket_address"]["port_value"];
-        let address = format!("127.0.0.1:{port}");
+        let server = Envoy::start(lab, folder, files, envoy_config(folder))?;
+        let address = server.address("web")?;
         wait_until("Envoy serves", || {
             get(&address, files, true).is_ok_and(is_hello)
         })?;
         expect_no_answer(&address, files)?;
         rotate_under_load(&address, files)?;
-        let failed = ask(&admin, "stats?filter=key_rotation_failed")?;
+        let failed = server.ask("stats?filter=key_rotation_failed")?;
         let has_failed = failed.lines().any(|line| !line.ends_with(": 0"));
         ensure(!failed.is_empty() && !has_failed, || {
             format!("Envoy has seen a mix: {failed}")
@@ -116,7 +90,17 @@ fn with_files(
     })
 }
 
-fn follow(lab: &Lab, world: &World<'_>, files: &Path, more: &[&str]) -> Result<Process, Trouble> {
+/// Keeps files of the identity that this program is given.
+///
+/// # Errors
+///
+/// When there are none in time.
+pub(crate) fn follow(
+    lab: &Lab,
+    world: &World<'_>,
+    files: &Path,
+    more: &[&str],
+) -> Result<Process, Trouble> {
     let command = world.workload(lab.ours()?.fetch(files, more));
     let mut fetch = Process::spawn("spiffe fetch", command)?;
     fetch.wait_for_mention("revision 1 is in", SOON)?;
@@ -213,24 +197,10 @@ fn expect_no_answer(address: &str, files: &Path) -> Result<(), Trouble> {
     })
 }
 
-/// Envoy's own pages.
-fn ask(admin: &Path, page: &str) -> Result<String, Trouble> {
-    let address = fs::read_to_string(admin)?;
-    let mut command = Command::new(program("curl", "curl")?);
-    command.args([
-        "--disable",
-        "--silent",
-        "--noproxy",
-        "*",
-        "--max-time",
-        "20",
-    ]);
-    command.arg(format!("http://{}/{page}", address.trim()));
-    let answer = Process::run("curl", command, SOON)?.expect_success()?;
-    Ok(answer.stdout.join("\n"))
-}
-
-fn wait_until(what: &str, holds: impl Fn() -> bool) -> Result<(), Trouble> {
+/// # Errors
+///
+/// When it does not hold in time.
+pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) -> Result<(), Trouble> {
     let deadline = Instant::now() + SOON;
     while !holds() {
         ensure(Instant::now() < deadline, || {
@@ -268,23 +238,17 @@ http {{
 }
 
 fn envoy_config(folder: &Path) -> Value {
-    let secret = |name: &str| {
-        let path = text(&folder.join(format!("{name}.json")));
-        json!({"name": name, "sds_config": {"resource_api_version": "V3", "path_config_source": {"path": path}}})
-    };
     let any = |kind: &str| format!("type.googleapis.com/envoy.extensions.{kind}");
     let anywhere = json!({"socket_address": {"address": "127.0.0.1", "port_value": 0}});
     let answer = json!({"status": 200, "body": {"inline_string": "hello\n"}});
     json!({
-        "node": {"id": "web", "cluster": "interop"},
-        "admin": {"address": anywhere},
         "static_resources": {"listeners": [{"name": "web", "address": anywhere, "filter_chains": [{
             "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": {
                 "@type": any("transport_sockets.tls.v3.DownstreamTlsContext"),
                 "require_client_certificate": true,
                 "common_tls_context": {
-                    "tls_certificate_sds_secret_configs": [secret("svid")],
-                    "validation_context_sds_secret_config": secret("bundle"),
+                    "tls_certificate_sds_secret_configs": [envoy::reference(folder, "svid")],
+                    "validation_context_sds_secret_config": envoy::reference(folder, "bundle"),
                 },
             }},
             "filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": {
@@ -299,32 +263,4 @@ fn envoy_config(folder: &Path) -> Value {
             }}],
         }]}]},
     })
-}
-
-fn certificate(files: &Path) -> Value {
-    secret(
-        "svid",
-        "tls_certificate",
-        json!({
-            "certificate_chain": {"filename": text(&files.join("svid.0.pem"))},
-            "private_key": {"filename": text(&files.join("svid.0.key"))},
-            "watched_directory": {"path": text(files)},
-        }),
-    )
-}
-
-fn validation(files: &Path) -> Value {
-    secret(
-        "bundle",
-        "validation_context",
-        json!({
-            "trusted_ca": {"filename": text(&files.join("bundle.0.pem"))},
-            "watched_directory": {"path": text(files)},
-        }),
-    )
-}
-
-fn secret(name: &str, kind: &str, content: Value) -> Value {
-    let any = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
-    json!({"resources": [{"@type": any, "name": name, kind: content}]})
 }

@@ -115,20 +115,6 @@ pub(crate) fn dials_our_server(lab: &Lab, world: &World<'_>) -> Result<(), Troub
     Ok(())
 }
 
-/// One dial of the Go peer to a server of this ID.
-///
-/// # Errors
-///
-/// When it does not end. Its verdict is the caller's to judge.
-pub(crate) fn dial(
-    lab: &Lab,
-    world: &World<'_>,
-    address: &str,
-    server: &str,
-) -> Result<Finished, Trouble> {
-    run(lab, world, &["dial", address, server])
-}
-
 fn our_client_dials_go(lab: &Lab) -> Result<(), Trouble> {
     World::with(lab, &entries(lab)?, |world| is_dialled_by_ours(lab, world))
 }

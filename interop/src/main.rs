@@ -1,4 +1,4 @@
-//! What foreign programs make of ours: go-spiffe, py-spiffe, OpenSSL, curl, nginx, Envoy, zlint, pkilint and SoftHSM against
+//! What foreign programs make of ours: go-spiffe, py-spiffe, OpenSSL, curl, nginx, Envoy, Java, zlint, pkilint and SoftHSM against
 //! `spiffe up`, `spiffe ca`, `spiffe fetch` and the examples, all as processes; ours against SPIRE and spiffe-helper; and the
 //! public conformance suite's catalogue, replayed. Builds our binaries and installs what is missing by package name.
 //!
@@ -9,6 +9,7 @@ mod conformance;
 mod crash;
 mod curl;
 mod delivered;
+mod envoy;
 mod go;
 mod judges;
 mod lab;
@@ -20,6 +21,7 @@ mod ours;
 mod outcome;
 mod process;
 mod python;
+mod rollover;
 mod softhsm;
 mod spire;
 mod tls;
@@ -90,6 +92,7 @@ fn main() -> ExitCode {
     let all: Vec<Case> = fixed
         .map(|(name, check)| Case::new(*name, *check))
         .chain(long.map(|(name, check)| Case::long(name, *check)))
+        .chain(rollover::cases())
         .chain(conformance::cases())
         .collect();
     if arguments == ["--list"] {

@@ -55,12 +55,7 @@ fn handshakes(lab: &Lab, version: &str, name: &str) -> Result<(), Trouble> {
         go::write_files(lab, world, folder)?;
         let mut server = world.server(ANYONE_HERE)?;
 
-        let mut with_svid = s_client(&openssl, version, &server.address, folder);
-        with_svid
-            .arg("-cert")
-            .arg(folder.join("svid.pem"))
-            .arg("-key")
-            .arg(folder.join("key.pem"));
+        let mut with_svid = s_client_with_svid(&openssl, version, &server.address, folder);
         let intermediates = folder.join("intermediates.pem");
         if intermediates.exists() {
             with_svid.arg("-cert_chain").arg(intermediates);
@@ -90,7 +85,15 @@ fn handshakes(lab: &Lab, version: &str, name: &str) -> Result<(), Trouble> {
 }
 
 /// The first certificate that `-showcerts` printed is the server's leaf.
-fn expect_server_leaf(openssl: &Path, folder: &Path, shown: &Finished) -> Result<(), Trouble> {
+///
+/// # Errors
+///
+/// When it is another, or none was printed.
+pub(crate) fn expect_server_leaf(
+    openssl: &Path,
+    folder: &Path,
+    shown: &Finished,
+) -> Result<(), Trouble> {
     let mut leaf = String::new();
     let from = shown
         .stdout
@@ -146,6 +149,22 @@ fn verify(openssl: &Path, purpose: &str, bundle: &Path, svid: &Path) -> Result<F
         .arg("-untrusted")
         .args([svid, svid]);
     Process::run("openssl verify", command, SOON)
+}
+
+/// OpenSSL's client with the SVID in `svid.pem`, `key.pem` and `bundle.pem` of a folder; it prints what the server shows.
+pub(crate) fn s_client_with_svid(
+    openssl: &Path,
+    version: &str,
+    address: &str,
+    folder: &Path,
+) -> Command {
+    let mut command = s_client(openssl, version, address, folder);
+    command
+        .arg("-cert")
+        .arg(folder.join("svid.pem"))
+        .arg("-key")
+        .arg(folder.join("key.pem"));
+    command
 }
 
 fn s_client(openssl: &Path, version: &str, address: &str, folder: &Path) -> Command {

@@ -25,11 +25,12 @@ pub(crate) struct Ours {
 }
 
 impl Ours {
-    /// The one that runs a trust domain until it is interrupted.
+    /// The one that runs a trust domain until it is interrupted, and takes commands.
     pub(crate) fn up(&self, trust_domain: &str, socket: &Path, entries: &[Entry]) -> Command {
-        let mut command = Command::new(self.folder.join(UP));
+        let mut command = Command::new(self.tool_path());
         command
-            .args(["up", "--trust-domain", trust_domain, "--socket"])
+            .args(["up", "--commands", "--trust-domain", trust_domain])
+            .arg("--socket")
             .arg(socket);
         for entry in entries {
             command.arg("--entry").arg(entry.text());
@@ -124,6 +125,7 @@ impl Ours {
         self.folder.join(MODES)
     }
 
+    /// What runs a trust domain, and what keeps files.
     pub(crate) fn tool_path(&self) -> PathBuf {
         self.folder.join(UP)
     }
@@ -233,9 +235,41 @@ pub(crate) fn is_ready(line: &str) -> bool {
     line.contains("ready")
 }
 
+/// What came of a command: what was done, or why not.
+pub(crate) fn answered(line: &str) -> Option<Result<String, String>> {
+    let done = line.strip_prefix("ok: ").map(|text| Ok(text.to_owned()));
+    done.or_else(|| {
+        line.strip_prefix("error: ")
+            .map(|text| Err(text.to_owned()))
+    })
+}
+
+/// Whether a command was refused only because somebody is not ready for it yet.
+pub(crate) fn is_too_early(refusal: &str) -> bool {
+    refusal.contains("wait, or force it")
+}
+
 /// The address in the line that says a server takes connections. The Go peer uses the same words.
 pub(crate) fn listening_address(line: &str) -> Option<String> {
     line.strip_prefix(LISTENING).map(str::to_owned)
+}
+
+/// What a program's log is to tell, in `RUST_LOG`, so that [`has_revision`] can be looked for.
+pub(crate) const TELLS_REVISIONS: &str = "warn,spiffe_workload_client::observe=debug";
+
+/// What the log mentions once the program goes by this revision of what the Workload API sent.
+pub(crate) fn has_revision(revision: usize) -> String {
+    format!("event=\"updated\" revision={revision} ")
+}
+
+/// What is mentioned once this revision is in files.
+pub(crate) fn has_written(revision: usize) -> String {
+    format!("revision {revision} is in ")
+}
+
+/// Why a client or a server that is verified is refused.
+pub(crate) fn not_authorised(id: &str) -> String {
+    format!("{id} is verified but not authorised")
 }
 
 /// What a client says, with the end of its line.

@@ -1,7 +1,6 @@
-//! TLS between our connections and other stacks': sessions that OpenSSL and Python resume with our server, counted; ours
-//! with a server of OpenSSL's; Java; Envoy as server and as client; nginx that passes TLS through.
+//! Sessions that are resumed between our connections and other stacks', counted: by OpenSSL and Python with our server, by
+//! our client with OpenSSL's.
 
-use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,9 +27,6 @@ pub(crate) const CASES: &[(&str, Check)] = &[
         openssl_serves(lab, "-tls1_3")
     }),
     ("tls-python", python_resumes),
-    ("tls-java", java_greets),
-    ("tls-envoy", envoy_serves_and_dials),
-    ("tls-nginx", nginx_passes_tls_through),
 ];
 
 /// How often a client comes back.
@@ -84,43 +80,70 @@ fn expect_all_resumed(resumed: usize) -> Result<(), Trouble> {
     })
 }
 
-/// Our client against OpenSSL's server, which echoes nothing but says what it is told.
+/// Our client comes again and again to OpenSSL's server, which keeps sessions.
 fn openssl_serves(lab: &Lab, version: &str) -> Result<(), Trouble> {
-    let openssl = program("openssl", "openssl")?;
     World::with(lab, &go::entries(lab)?, |world| {
-        let folder = world.folder();
-        go::write_files(lab, world, folder)?;
-        let address = free_address()?;
-        let serve = || {
-            let mut server = Command::new(&openssl);
-            server
-                .args(["s_server", version, "-accept", &address, "-naccept", "1"])
-                .args(["-Verify", "3", "-verify_return_error", "-CAfile"])
-                .arg(folder.join("bundle.pem"))
-                .arg("-cert")
-                .arg(folder.join("svid.pem"))
-                .arg("-key")
-                .arg(folder.join("key.pem"));
-            let mut server = Process::spawn("openssl s_server", server)?;
-            server.wait_for_mention("ACCEPT", SOON)?;
-            Ok::<_, Trouble>(server)
-        };
-        let mut server = serve()?;
-        // Read once the handshake is done: the answer may as well be there before the question.
-        server.send(&format!("{}\n", ours::greeting(CLIENT)))?;
-        world
-            .client(&address, &format!("id:{PEER}"))?
-            .expect_success()?
-            .expect_line(&format!("hello from {PEER}"))?
-            .expect_line(&ours::greeting(CLIENT))?;
-
-        let _refused = serve()?;
-        world
-            .client(&address, &format!("id:{NOBODY}"))?
-            .expect_refusal()?
-            .expect_mention(PEER)?;
+        go::write_files(lab, world, world.folder())?;
+        let (mut server, address) = openssl_server(version, world.folder(), VISITS)?;
+        let client = world.returning_client(&address, &format!("id:{PEER}"), VISITS)?;
+        for _ in 0..VISITS {
+            answer_hello(&mut server)?;
+        }
+        let visited = client.finish(SOON)?.expect_success()?;
+        let greeted = visited
+            .lines()
+            .filter(|line| *line == ours::greeting(CLIENT))
+            .count();
+        ensure(greeted == VISITS, || {
+            visited.describe("was greeted too seldom:")
+        })?;
+        let resumed = visited.facts("resumed").find_map(|fact| {
+            let (resumed, of) = fact.split_once(" of ")?;
+            (of == VISITS.to_string()).then_some(resumed.parse().ok()?)
+        });
+        expect_all_resumed(resumed.unwrap_or_default())?;
+        // It asks for a client's SVID, and is the end of ours.
+        server.finish(SOON)?.expect_success()?;
         Ok(())
     })
+}
+
+/// OpenSSL's server with the SVID in `svid.pem`, `key.pem` and `bundle.pem` of a folder, for so many connections.
+///
+/// # Errors
+///
+/// When it does not take connections.
+pub(crate) fn openssl_server(
+    version: &str,
+    folder: &Path,
+    connections: usize,
+) -> Result<(Process, String), Trouble> {
+    let address = free_address()?;
+    let mut server = Command::new(program("openssl", "openssl")?);
+    server
+        .args(["s_server", version, "-accept", &address])
+        .args(["-naccept", &connections.to_string()])
+        .args(["-Verify", "3", "-verify_return_error", "-CAfile"])
+        .arg(folder.join("bundle.pem"))
+        .arg("-cert")
+        .arg(folder.join("svid.pem"))
+        .arg("-key")
+        .arg(folder.join("key.pem"));
+    let mut server = Process::spawn("openssl s_server", server)?;
+    server.wait_for_mention("ACCEPT", SOON)?;
+    Ok((server, address))
+}
+
+/// Waits for a client's line, and gives it the answer of a server, since OpenSSL's own says only what it is told.
+///
+/// # Errors
+///
+/// When no line comes in time.
+pub(crate) fn answer_hello(server: &mut Process) -> Result<(), Trouble> {
+    server.wait_for_stdout("the client's line", SOON, |line| {
+        (line == ours::HELLO.trim_end()).then_some(())
+    })?;
+    server.send(&format!("{}\n", ours::greeting(CLIENT)))
 }
 
 fn python_resumes(lab: &Lab) -> Result<(), Trouble> {
@@ -153,195 +176,13 @@ fn python_resumes(lab: &Lab) -> Result<(), Trouble> {
     })
 }
 
-fn java_greets(lab: &Lab) -> Result<(), Trouble> {
-    let java = program("java", "default-jdk-headless")?;
-    World::with(lab, &go::entries(lab)?, |world| {
-        go::write_files(lab, world, world.folder())?;
-        let server = world.server(&format!("id:{PEER}"))?;
-        let strict = world.server(&format!("id:{NOBODY}"))?;
-        let run = |address: &str, version: &str| {
-            let (host, port) = address.split_once(':').unwrap_or((address, ""));
-            let mut client = Command::new(&java);
-            client
-                .arg(beside("java/TlsPeer.java"))
-                .args([host, port])
-                .arg(world.folder())
-                .arg(version);
-            // The program is compiled first.
-            Process::run("TlsPeer.java", client, SOON + SOON)
-        };
-        for version in ["TLSv1.2", "TLSv1.3"] {
-            run(&server.address, version)?
-                .expect_success()?
-                .expect_line(&format!("server {SERVER}"))?
-                .expect_line(&format!("answer {}", ours::greeting(PEER)))?;
-        }
-        run(&strict.address, "TLSv1.3")?.expect_refusal()?;
-        Ok(())
-    })
-}
-
-/// One Envoy between our client and our server: a server to the one, with the SVID of the foreign program and nobody but
-/// our client allowed; a client to the other, with the same SVID and nobody but our server accepted.
-fn envoy_serves_and_dials(lab: &Lab) -> Result<(), Trouble> {
-    let envoy = lab.envoy()?;
-    World::with(lab, &go::entries(lab)?, |world| {
-        let folder = world.folder();
-        go::write_files(lab, world, folder)?;
-        let server = world.server(&format!("id:{PEER}"))?;
-        let address = free_address()?;
-        let configuration = folder.join("envoy.json");
-        fs::write(
-            &configuration,
-            envoy_json(folder, &address, &server.address),
-        )?;
-        let mut command = Command::new(envoy);
-        command
-            .args([
-                "--concurrency",
-                "1",
-                "--disable-hot-restart",
-                "-l",
-                "info",
-                "-c",
-            ])
-            .arg(&configuration);
-        let mut envoy = Process::spawn("envoy", command)?;
-        envoy.wait_for_mention("starting main dispatch loop", SOON)?;
-
-        world
-            .client(&address, &format!("id:{PEER}"))?
-            .expect_success()?
-            .expect_line(&format!("hello from {PEER}"))?
-            .expect_line(&ours::greeting(PEER))?;
-        world
-            .client(&address, &format!("id:{NOBODY}"))?
-            .expect_refusal()?
-            .expect_mention(PEER)?;
-        // The foreign program is a workload of the trust domain too, but not the one that Envoy lets in.
-        go::dial(lab, world, &address, PEER)?.expect_refusal()?;
-        envoy.interrupt()?;
-        envoy.finish(SOON)?.expect_success()?;
-        Ok(())
-    })
-}
-
-fn envoy_json(folder: &Path, listen: &str, upstream: &str) -> String {
-    let file = |name: &str| serde_json::json!({ "filename": folder.join(name) });
-    let address = |text: &str| {
-        let (host, port) = text.rsplit_once(':').unwrap_or((text, "0"));
-        let port: u16 = port.parse().unwrap_or_default();
-        serde_json::json!({ "socket_address": { "address": host, "port_value": port } })
-    };
-    let context = |peer: &str| {
-        serde_json::json!({
-            "tls_certificates": [
-                { "certificate_chain": file("svid.pem"), "private_key": file("key.pem") }
-            ],
-            "validation_context": {
-                "trusted_ca": file("bundle.pem"),
-                "match_typed_subject_alt_names": [
-                    { "san_type": "URI", "matcher": { "exact": peer } }
-                ]
-            }
-        })
-    };
-    let tls = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
-    let configuration = serde_json::json!({
-        "static_resources": {
-            "listeners": [{
-                "name": "server",
-                "address": address(listen),
-                "filter_chains": [{
-                    "transport_socket": {
-                        "name": "envoy.transport_sockets.tls",
-                        "typed_config": {
-                            "@type": format!("{tls}.DownstreamTlsContext"),
-                            "require_client_certificate": true,
-                            "common_tls_context": context(CLIENT)
-                        }
-                    },
-                    "filters": [{
-                        "name": "envoy.filters.network.tcp_proxy",
-                        "typed_config": {
-                            "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-                            "stat_prefix": "hello",
-                            "cluster": "upstream"
-                        }
-                    }]
-                }]
-            }],
-            "clusters": [{
-                "name": "upstream",
-                "type": "STATIC",
-                "load_assignment": {
-                    "cluster_name": "upstream",
-                    "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": address(upstream) } }] }]
-                },
-                "transport_socket": {
-                    "name": "envoy.transport_sockets.tls",
-                    "typed_config": {
-                        "@type": format!("{tls}.UpstreamTlsContext"),
-                        "common_tls_context": context(SERVER)
-                    }
-                }
-            }]
-        }
-    });
-    configuration.to_string()
-}
-
-/// nginx carries the bytes and ends no TLS: both sides still know each other, not it.
-fn nginx_passes_tls_through(lab: &Lab) -> Result<(), Trouble> {
-    let nginx = program("nginx", "nginx-light")?;
-    let module = PathBuf::from("/usr/lib/nginx/modules/ngx_stream_module.so");
-    if !module.exists() {
-        crate::lab::install_package("libnginx-mod-stream")?;
-    }
-    World::with(lab, &go::entries(lab)?, |world| {
-        let folder = world.folder();
-        let mut server = world.server(&format!("id:{CLIENT}"))?;
-        let address = free_address()?;
-        let configuration = format!(
-            "load_module {};\ndaemon off;\nmaster_process off;\npid {};\nerror_log stderr notice;\nevents {{}}\n\
-             stream {{ server {{ listen {address}; proxy_pass {}; }} }}\n",
-            module.display(),
-            folder.join("nginx.pid").display(),
-            server.address
-        );
-        let file = folder.join("nginx.conf");
-        fs::write(&file, configuration)?;
-        let mut command = Command::new(nginx);
-        command
-            .arg("-p")
-            .arg(folder)
-            .args(["-e", "stderr", "-c"])
-            .arg(file);
-        let mut nginx = Process::lead("nginx", command)?;
-        nginx.wait_for_mention("event method", SOON)?;
-        world
-            .client(&address, &format!("id:{SERVER}"))?
-            .expect_success()?
-            .expect_line(&format!("hello from {SERVER}"))?
-            .expect_line(&ours::greeting(CLIENT))?;
-        server.process.wait_for_mention(CLIENT, SOON)?;
-        world
-            .client(&address, &format!("id:{NOBODY}"))?
-            .expect_refusal()?
-            .expect_mention(SERVER)?;
-        nginx.interrupt()?;
-        nginx.finish(SOON)?.expect_success()?;
-        Ok(())
-    })
-}
-
 /// A file of this package.
-fn beside(name: &str) -> PathBuf {
+pub(crate) fn beside(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
 /// An address on this machine that nobody listens on, for programs that cannot choose one themselves.
-fn free_address() -> Result<String, Trouble> {
+pub(crate) fn free_address() -> Result<String, Trouble> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     Ok(listener.local_addr()?.to_string())
 }

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -128,6 +129,28 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Gives our trust domain a command; where somebody is not ready for it yet, again until it is done.
+    ///
+    /// # Errors
+    ///
+    /// When it is refused, or not done in time; and where SPIRE serves the Workload API.
+    pub(crate) fn tell(&mut self, command: &str) -> Result<(), Trouble> {
+        let Provider::Up(up) = &mut self.provider else {
+            return Err(Trouble::failed("SPIRE takes no such commands"));
+        };
+        let deadline = Instant::now() + SOON;
+        loop {
+            up.send(&format!("{command}\n"))?;
+            match up.wait_for_stdout("an answer", SOON, ours::answered)? {
+                Ok(_) => return Ok(()),
+                Err(why) if ours::is_too_early(&why) && Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                Err(why) => return Err(Trouble::Failed(format!("`{command}`: {why}"))),
+            }
+        }
+    }
+
     pub(crate) fn socket(&self) -> &Path {
         &self.socket
     }
@@ -164,6 +187,20 @@ impl<'a> World<'a> {
         Server::start(self.workload(self.ours.http_server(authorize)))
     }
 
+    /// A server that tells of the revisions that it goes by.
+    ///
+    /// # Errors
+    ///
+    /// When it does not say where it listens.
+    pub(crate) fn telling_server(&self, authorize: &str, http: bool) -> Result<Server, Trouble> {
+        let mut command = match http {
+            true => self.ours.http_server(authorize),
+            false => self.ours.server(authorize),
+        };
+        command.env("RUST_LOG", ours::TELLS_REVISIONS);
+        Server::start(self.workload(command))
+    }
+
     /// Runs our client against a server that `authorize` admits.
     ///
     /// # Errors
@@ -172,6 +209,22 @@ impl<'a> World<'a> {
     pub(crate) fn client(&self, address: &str, authorize: &str) -> Result<Finished, Trouble> {
         let command = self.workload(self.ours.client(address, authorize));
         Process::run("helloworld_client", command, SOON)
+    }
+
+    /// Starts our client, to come so many times.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub(crate) fn returning_client(
+        &self,
+        address: &str,
+        authorize: &str,
+        times: usize,
+    ) -> Result<Process, Trouble> {
+        let mut command = self.ours.client(address, authorize);
+        command.args(["--times", &times.to_string()]);
+        Process::spawn("helloworld_client", self.workload(command))
     }
 }
 
