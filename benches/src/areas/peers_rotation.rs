@@ -59,6 +59,10 @@ const TURN: u64 = 25;
 /// Enough for a 99th percentile; the peers' failures show in fewer.
 const MOST_ROTATIONS: u64 = 1_500;
 
+/// How long a load runs before the first rotation of a turn: threads that slept through the turn of another program are
+/// late for about this long.
+const WARM_UP: Duration = Duration::from_millis(250);
+
 /// Between the first sight of an SVID and the next moment that is timed.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -72,12 +76,18 @@ pub(crate) fn rotations(effort: Effort) -> Measured {
     let stage = Stage::new()?;
     let mut full: [Run; 3] = Default::default();
     let mut half: [Run; 3] = Default::default();
-    for _ in 0..turns {
-        for (who, (full, half)) in WHO.iter().zip(full.iter_mut().zip(&mut half)) {
-            let saturated = stage.run(*who, None)?;
+    for turn in 0..turns {
+        for place in 0..WHO.len() {
+            // Nobody always runs behind the same neighbour.
+            let at = if turn % 2 == 0 {
+                place
+            } else {
+                WHO.len() - 1 - place
+            };
+            let saturated = stage.run(WHO[at], None)?;
             let rate = saturated.rate() / 2.0;
-            full.add(saturated);
-            half.add(stage.run(*who, Some(rate))?);
+            full[at].add(saturated);
+            half[at].add(stage.run(WHO[at], Some(rate))?);
         }
     }
     let mut rows = beside(full, "rotation", None);
@@ -298,6 +308,7 @@ impl World {
     /// that is as quiet.
     async fn rotate(&self, times: u64, mut sights: Sights) -> Result<Rotated, Box<dyn Error>> {
         timeout(PATIENCE, sights.recv()).await?;
+        sleep(WARM_UP).await;
         let begin = SystemTime::now();
         let (mut quiet, mut pushes) = (Vec::new(), Vec::new());
         for _ in 0..times {
