@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -192,6 +192,28 @@ fn files_are_delivered_once_and_again_only_when_new() {
     assert!(!w.at("bundles/svid.0.key").exists());
     w.good(&["jwt", "--audience", "x", "--write", &w.text("jwt")]);
     assert!(w.at("jwt/jwt.0.token").exists() && !w.at("jwt/svid.0.key").exists());
+}
+
+#[test]
+fn files_are_given_to_whom_they_are_for() {
+    let w = World::new("");
+    let (directory, own) = (w.text("svid"), fs::metadata(w.place.path()).unwrap());
+    // Others than this user take root.
+    let (uid, gid) = match own.uid() {
+        0 => (54_321, 54_322),
+        uid => (uid, own.gid()),
+    };
+    let owner = |arguments: &[&str]| {
+        w.good(&[&["--write", &directory], arguments].concat());
+        let key = fs::metadata(w.at("svid/svid.0.key")).unwrap();
+        (key.uid(), key.gid())
+    };
+    assert_eq!(owner(&[]), (own.uid(), own.gid()));
+    assert_eq!(owner(&["--owner", &uid.to_string()]), (uid, own.gid()));
+    let both = format!("{uid}:{gid}");
+    assert_eq!(owner(&["--owner", &both]), (uid, gid));
+    let error = w.bad(2, &["--write", &directory, "--owner", "nobody"]);
+    assert!(error.contains("UID"), "{error}");
 }
 
 #[test]

@@ -537,7 +537,7 @@ impl DeliveryDirectory {
     fn directories(&self) -> Access {
         Access {
             mode: self.modes.directory & !WRITE_BY_OTHERS,
-            uid: None,
+            uid: Some(rustix::process::geteuid().as_raw()),
             gid: self.gid,
         }
     }

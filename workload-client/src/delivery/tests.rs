@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::{env, io};
 
+use rustix::io::Errno;
 use spiffe_core::bundle::X509Authorities;
 use spiffe_core::crypto::aws_lc_rs;
 use spiffe_core::verify::{PeerRole, X509Verifier};
@@ -290,7 +291,8 @@ async fn files_get_another_owner_from_root_alone() {
     const SOMEBODY: u32 = 54_321;
     let (issuer, place) = (Issuer::new().await, Place::new());
     let mut directory = place.directory().owner(Some(SOMEBODY), Some(SOMEBODY));
-    let written = directory.write(&issuer.files().await);
+    let files = issuer.files().await;
+    let written = directory.write(&files);
     if !rustix::process::geteuid().is_root() {
         let error = written.unwrap_err().to_string();
         assert!(error.contains("cannot make"), "{error}");
@@ -301,8 +303,54 @@ async fn files_get_another_owner_from_root_alone() {
         let found = fs::metadata(place.path().join(name)).unwrap();
         (found.uid(), found.gid())
     };
-    assert_eq!(owner("svid.0.key"), (SOMEBODY, SOMEBODY));
-    assert_eq!(owner("current"), (0, SOMEBODY));
+    let is_settled = || {
+        assert_eq!(owner("svid.0.key"), (SOMEBODY, SOMEBODY));
+        assert_eq!(owner("svid.0.pem"), (SOMEBODY, SOMEBODY));
+        assert_eq!(owner("current"), (0, SOMEBODY));
+    };
+    is_settled();
+    // Who gave them to somebody else does not keep that, though nothing else has changed.
+    for name in ["svid.0.key", "current"] {
+        let other = Some(SOMEBODY + 1);
+        std::os::unix::fs::chown(place.path().join(name), other, other).unwrap();
+    }
+    let again = directory.write(&files).unwrap();
+    assert_eq!((again.revision, again.is_new), (1, false));
+    is_settled();
+}
+
+/// Nothing can be changed any more, for each reason that a system gives.
+#[tokio::test]
+async fn a_target_that_cannot_be_written_is_named_with_what_to_do() {
+    let issuer = Issuer::new().await;
+    let room = "make room there";
+    let rights = "let this user do so, or deliver elsewhere";
+    for (refusal, says, remedy) in [
+        (Errno::ACCESS, "Permission denied", rights),
+        (Errno::DQUOT, "quota exceeded", room),
+        (Errno::IO, "Input/output error", "look at that directory"),
+        (Errno::NOSPC, "No space left", room),
+        (Errno::PERM, "Operation not permitted", rights),
+        (Errno::ROFS, "Read-only file system", "that can be written"),
+    ] {
+        let place = Place::new();
+        place.directory().write(&issuer.files().await).unwrap();
+        let (before, listed) = (serial(&place), place.everything());
+        let disk = Faulty::refusing(refusal);
+        let mut directory = DeliveryDirectory::with_disk(place.path(), disk);
+        let next = issuer.files().await;
+        let text = directory.write(&next).unwrap_err().to_string();
+        let path = place.path();
+        let path = path.to_str().unwrap();
+        assert!(
+            text.starts_with("cannot ") && [path, says, remedy].iter().all(|it| text.contains(it)),
+            "{text}"
+        );
+        assert!(!text.contains('\n'), "{text}");
+        assert_eq!((serial(&place), place.everything()), (before, listed));
+        drop(directory);
+        assert!(place.directory().write(&next).unwrap().is_new);
+    }
 }
 
 #[tokio::test]
@@ -504,15 +552,27 @@ pub(super) enum Fault {
 pub(super) struct Faulty {
     at: usize,
     fault: Fault,
+    error: Errno,
     done: AtomicUsize,
     steps: Mutex<Vec<String>>,
 }
 
 impl Faulty {
+    /// One that is full.
     pub(super) fn new(at: usize, fault: Fault) -> Arc<Self> {
+        Self::with(at, fault, Errno::NOSPC)
+    }
+
+    /// One that lets nothing be changed.
+    fn refusing(error: Errno) -> Arc<Self> {
+        Self::with(0, Fault::Gone, error)
+    }
+
+    fn with(at: usize, fault: Fault, error: Errno) -> Arc<Self> {
         Arc::new(Self {
             at,
             fault,
+            error,
             done: AtomicUsize::new(0),
             steps: Mutex::default(),
         })
@@ -541,7 +601,7 @@ impl Faulty {
             let this = rustix::process::getpid();
             rustix::process::kill_process(this, rustix::process::Signal::KILL).unwrap();
         }
-        Err(io::ErrorKind::StorageFull.into())
+        Err(self.error.into())
     }
 }
 
