@@ -4,6 +4,8 @@
 
 #[cfg(feature = "prometheus")]
 mod prometheus;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;

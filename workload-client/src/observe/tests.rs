@@ -6,7 +6,6 @@ use std::sync::Mutex;
 use prost::Message;
 use spiffe_core::crypto::aws_lc_rs;
 use spiffe_core::verify::X509Verifier;
-use spiffe_core::{Publisher, Source};
 use spiffe_proto::workload::JwtBundlesResponse;
 use spiffe_testkit::TrustDomain;
 use tracing::field::{Field, Visit};
