@@ -108,6 +108,7 @@ pub struct LastGood {
     crypto: Option<Arc<dyn CryptoProvider>>,
     random: Arc<dyn Random>,
     stream: Option<&'static str>,
+    machine: String,
 }
 
 impl LastGood {
@@ -121,6 +122,7 @@ impl LastGood {
             crypto: None,
             random,
             stream: None,
+            machine: fs::read_to_string(MACHINE_ID).unwrap_or_default(),
         }
     }
 
@@ -213,12 +215,11 @@ impl LastGood {
 
     /// What the seal holds to: machine, user, path and stream. A file that came from elsewhere differs in one of them.
     fn bound_to(&self, owner: u32) -> Vec<u8> {
-        let machine = fs::read_to_string(MACHINE_ID).unwrap_or_default();
         let path = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
         let stream = self.stream.unwrap_or_default();
         format!(
             "{FORMAT}\n{}\n{owner}\n{stream}\n{}",
-            machine.trim(),
+            self.machine.trim(),
             path.display()
         )
         .into_bytes()
@@ -357,6 +358,27 @@ mod tests {
             refused(&last_good);
         }
         fs::write(place.path("a"), whole).unwrap();
+        assert_eq!(last_good.load().unwrap().unwrap().as_slice(), b"state");
+    }
+
+    #[test]
+    fn a_state_of_another_machine_or_user_is_refused() {
+        let place = Place::new();
+        let last_good = place.last_good("a", "x509");
+        last_good.store(b"state").unwrap();
+        let mut elsewhere = last_good.clone();
+        elsewhere.machine = "another".into();
+        refused(&elsewhere);
+        assert_eq!(last_good.load().unwrap().unwrap().as_slice(), b"state");
+
+        // Only root gives files away.
+        let own = fs::metadata(place.path("a")).unwrap().uid();
+        assert_ne!(last_good.bound_to(own), last_good.bound_to(own + 1));
+        if own == 0 {
+            std::os::unix::fs::chown(place.path("a"), Some(1), None).unwrap();
+            refused(&last_good);
+            std::os::unix::fs::chown(place.path("a"), Some(own), None).unwrap();
+        }
         assert_eq!(last_good.load().unwrap().unwrap().as_slice(), b"state");
     }
 

@@ -58,6 +58,10 @@ impl JwtSource {
     /// A token that cannot be renewed is handed out for as long as it is valid, unless the Workload API says that it
     /// is not to be had any more (PERMISSION_DENIED).
     ///
+    /// Without a token to hand out each call is one request, and whoever calls decides how often: nothing is tried again
+    /// by itself. Errors for which [`ClientError::is_retryable`] is false, as INVALID_ARGUMENT and UNIMPLEMENTED, would
+    /// be met again. A renewal that failed is tried again 5 seconds later, by whoever asks then.
+    ///
     /// # Errors
     ///
     /// [`ClientError`], when there is no valid token to hand out.

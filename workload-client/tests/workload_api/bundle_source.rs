@@ -136,6 +136,25 @@ async fn a_restart_during_an_outage_comes_up_with_both_profiles() {
     assert_eq!(bundle.jwt_authorities().len(), 0);
 }
 
+#[tokio::test]
+async fn the_tasks_end_with_the_last_handle() {
+    let f = Fixture::new();
+    let clocks = Arc::strong_count(&f.clock);
+    f.api
+        .x509_bundles
+        .send(x509_bundles(&[&Ca::new("east.example")]));
+    let jwt = bundles([JwtCa::new("east.example").bundle()]);
+    f.api.jwt_bundles.send(jwt);
+    let source = f.builder().build().await.unwrap();
+    let twin = source.clone();
+    drop(source);
+    let readers = || (f.api.x509_bundles.readers(), f.api.jwt_bundles.readers());
+    assert_eq!(readers(), (1, 1));
+    drop(twin);
+    until(|| readers() == (0, 0)).await;
+    until(|| Arc::strong_count(&f.clock) == clocks).await;
+}
+
 /// Messages of FetchX509Bundles that break a rule.
 fn malformed_x509(east: &Ca) -> Vec<(&'static str, X509BundlesResponse)> {
     let good = east.bundle();

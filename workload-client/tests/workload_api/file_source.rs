@@ -252,6 +252,22 @@ async fn missing_files_end_the_start_and_are_found_later() {
 }
 
 #[tokio::test]
+async fn the_task_ends_with_the_last_handle() {
+    let f = Fixture::new();
+    let source = f.source().await;
+    let publisher = source.publisher().clone();
+    let twin = source.clone();
+    drop(source);
+    write(f.directory.path(), &f.ca.svid("/next"), &HERE);
+    f.looks_until(|| publisher.svid().unwrap().id().path() == "/next")
+        .await;
+    drop(twin);
+    // The task held the clock as well.
+    until(|| Arc::strong_count(&f.clock) == 1).await;
+    assert_eq!(publisher.svid().unwrap().id().path(), "/next");
+}
+
+#[tokio::test]
 async fn an_authority_that_is_gone_is_not_trusted_for_the_svids_sake() {
     let f = Fixture::new();
     let source = f.source().await;

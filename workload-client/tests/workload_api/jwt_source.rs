@@ -1,10 +1,12 @@
 //! The JWT source: tokens of one's own, bundles for those of others.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use spiffe_proto::workload::{Jwtsvid, JwtsvidRequest};
-use spiffe_workload_client::source::{EndpointState, Ends};
+use spiffe_workload_client::observe::{Event, Metrics};
+use spiffe_workload_client::source::{EndpointState, Ends, LastGood, MAX_CACHED_TOKENS};
 use spiffe_workload_client::spiffe_core::svid::JwtError;
 use spiffe_workload_client::spiffe_core::{Clock, Source, SpiffeId, TrustDomainRef, Watch};
 use spiffe_workload_client::{
@@ -377,4 +379,156 @@ async fn withdrawal_takes_the_tokens_with_the_bundles() {
     source.changed(before).await;
     let error = source.fetch(["db"]).await.unwrap_err();
     assert!(matches!(error, ClientError::Unavailable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_restart_during_an_outage_verifies_the_tokens_of_others_and_has_none_of_its_own() {
+    let mut f = Fixture::new();
+    let token = f.issue().await.svid;
+    let place = f.place.path();
+    let place = place.parent().unwrap();
+    let builder = || {
+        let last_good = LastGood::in_files(place.join("bundles"), place.join("key")).unwrap();
+        let builder = JwtSource::builder().client(f.client.clone());
+        builder.last_good(last_good)
+    };
+    let first = builder().build().await.unwrap();
+    first.fetch(["db"]).await.unwrap();
+    first.shutdown().await;
+    drop(first);
+    f.server.kill();
+
+    let restored = builder().build().await.unwrap();
+    restored.verify(&token, "db").unwrap();
+    assert!(restored.verify(&token, "mail").is_err());
+    assert!(restored.fetch(["db"]).await.is_err());
+    restored.shutdown().await;
+    drop(restored);
+    let without = JwtSource::builder().client(f.client.clone());
+    assert!(without.start().unwrap().verify(&token, "db").is_err());
+}
+
+#[tokio::test]
+async fn the_token_that_ends_first_makes_room() {
+    let f = Fixture::new();
+    let source = f.source().await;
+    let names: Vec<_> = (0..=MAX_CACHED_TOKENS).map(|it| it.to_string()).collect();
+    let long: Vec<_> = names.iter().map(String::as_str).collect();
+    let issue = async |audiences: &[&str], life| {
+        let token = f.ca.token("/web", audiences, START, life).await;
+        f.api.jwt.send(tokens([token]));
+    };
+    issue(&["short"], LIFE / 2).await;
+    source.fetch(["short"]).await.unwrap();
+    issue(&long, LIFE).await;
+    for name in &long[1..MAX_CACHED_TOKENS] {
+        source.fetch([*name]).await.unwrap();
+    }
+    // As many as are kept: none is asked for again.
+    let asks = async |name: &str| {
+        let before = f.asked().len();
+        source.fetch([name]).await.unwrap();
+        f.asked().len() - before
+    };
+    assert_eq!(f.asked().len(), MAX_CACHED_TOKENS);
+    assert_eq!((asks("short").await, asks("1").await), (0, 0));
+    assert_eq!(asks("0").await, 1);
+    assert_eq!((asks("0").await, asks("1").await), (0, 0));
+    issue(&["short"], LIFE / 2).await;
+    assert_eq!(asks("short").await, 1);
+}
+
+#[tokio::test]
+async fn a_step_of_the_clock_has_every_token_renewed() {
+    let f = Fixture::new();
+    let first = f.issue().await.svid;
+    let source = f.source().await;
+    source.fetch(["db"]).await.unwrap();
+    source.fetch(["db"]).await.unwrap();
+    assert_eq!(f.asked().len(), 1);
+    // By the new time the token has more than its life to go.
+    f.clock.set_back(LIFE * 10);
+    f.clock.pass(Duration::from_secs(60)).await;
+    f.api.called(3).await;
+    let next = f.issue().await.svid;
+    assert_eq!(source.fetch(["db"]).await.unwrap().secret_token(), first);
+    token_becomes(&source, &next).await;
+    assert_eq!(f.asked().len(), 2);
+}
+
+/// Whoever calls decides how often: nothing is asked for by itself.
+#[tokio::test]
+async fn a_request_that_is_refused_is_not_repeated_by_itself() {
+    let f = Fixture::new();
+    let source = f.source().await;
+    for refusal in [
+        Status::invalid_argument("no such audience"),
+        Status::unimplemented("no tokens"),
+    ] {
+        let before = f.asked().len();
+        f.api.jwt.fail(refusal);
+        let error = source.fetch(["db"]).await.unwrap_err();
+        assert!(!error.is_retryable(), "{error}");
+        f.clock.advance(LIFE);
+        until(|| source.status().endpoint == EndpointState::Following).await;
+        assert_eq!(f.asked().len(), before + 1);
+        source.fetch(["db"]).await.unwrap_err();
+        assert_eq!(f.asked().len(), before + 2);
+    }
+}
+
+/// Counts the tokens that were not had.
+#[derive(Debug, Default)]
+struct Failures(AtomicUsize);
+
+impl Metrics for Failures {
+    fn record(&self, _: &'static str, event: &Event<'_>) {
+        if matches!(event, Event::TokenFailed { .. }) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_that_is_refused_is_tried_again_after_a_while() {
+    let f = Fixture::new();
+    let first = f.issue().await.svid;
+    let failures = Arc::new(Failures::default());
+    let builder = JwtSource::builder().client(f.client.clone());
+    let source = builder.metrics(failures.clone()).build().await.unwrap();
+    // What is held is handed out meanwhile.
+    let fetch = async || {
+        assert_eq!(source.fetch(["db"]).await.unwrap().secret_token(), first);
+        tokio::task::yield_now().await;
+    };
+    fetch().await;
+    f.clock.advance(LIFE / 2);
+    f.api.jwt.fail(Status::invalid_argument("no such audience"));
+    for failed in 1..4 {
+        while failures.0.load(Ordering::Relaxed) < failed {
+            fetch().await;
+        }
+        for seconds in [0, 4] {
+            f.clock.advance(Duration::from_secs(seconds));
+            for _ in 0..10 {
+                fetch().await;
+            }
+            assert_eq!(f.asked().len(), 1 + failed);
+        }
+        f.clock.advance(Duration::from_secs(1));
+    }
+}
+
+#[tokio::test]
+async fn the_tasks_end_with_the_last_handle() {
+    let f = Fixture::new();
+    let clocks = Arc::strong_count(&f.clock);
+    f.api.jwt.add(Answer::Hang);
+    let source = f.source().await;
+    let twin = source.clone();
+    drop(source);
+    assert_eq!(f.api.jwt_bundles.readers(), 1);
+    drop(twin);
+    until(|| f.api.jwt_bundles.readers() == 0).await;
+    until(|| Arc::strong_count(&f.clock) == clocks).await;
 }
