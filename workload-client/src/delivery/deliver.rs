@@ -13,12 +13,13 @@ use tracing::{debug, info, warn};
 
 use super::{DeliveryDirectory, DeliveryError, FileSet, Material, Notifier};
 use crate::source::backoff::{Backoff, Jitter};
+use crate::source::tokens::Held;
 use crate::source::{JwtSource, StartError};
 
 /// How often delivered files are compared with what they should be: what others did to them lasts no longer.
 pub const RECHECK: Duration = Duration::from_secs(60);
 
-/// The soonest that a token is asked for again.
+/// The soonest that a token is asked for again, which leaves the source the time to renew one that is due.
 const TOKEN_PAUSE: Duration = Duration::from_secs(5);
 
 /// A token to be delivered.
@@ -199,6 +200,8 @@ struct Task {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     backoff: Backoff,
+    /// The tokens that were due already when they were handed out last.
+    due: Vec<Arc<JwtSvid>>,
     status: watch::Sender<DeliveryStatus>,
 }
 
@@ -230,6 +233,7 @@ impl Task {
             clock,
             random: settings.random,
             backoff: Backoff::default(),
+            due: Vec::new(),
             status,
         };
         (task, watched)
@@ -350,28 +354,35 @@ impl Task {
     }
 
     /// The tokens that can be had.
-    async fn tokens(&self, outcome: &mut Outcome) -> Vec<Option<Arc<JwtSvid>>> {
+    async fn tokens(&mut self, outcome: &mut Outcome) -> Vec<Option<Arc<JwtSvid>>> {
         let Some(jwt) = &self.jwt else {
             return Vec::new();
         };
-        let fetches = self.requests.iter().map(|request| async move {
+        let fetches = self.requests.iter().map(|request| {
             let audiences = request.audiences.iter().cloned();
-            match &request.id {
-                Some(id) => jwt.fetch_as(id, audiences).await,
-                None => jwt.fetch(audiences).await,
-            }
+            jwt.held(audiences, request.id.clone())
         });
         let fetched = join_all(fetches).await;
         let now = self.clock.now();
         let mut tokens = Vec::with_capacity(fetched.len());
+        let mut due = Vec::new();
         for (request, fetched) in self.requests.iter().zip(fetched) {
             match fetched {
-                Ok(token) => {
-                    // The source renews at half life; a token that it could not renew is asked for more and more often.
-                    let due = token.expires_at().saturating_since(now) / 2;
-                    let due = due.max(TOKEN_PAUSE);
-                    outcome.token_due =
-                        Some(outcome.token_due.map_or(due, |soonest| soonest.min(due)));
+                Ok(Held { token, renew_at }) => {
+                    let was_due = self.due.iter().any(|known| Arc::ptr_eq(known, &token));
+                    let look_in = if was_due {
+                        // It could not be renewed, and is asked for more and more often.
+                        token.expires_at().saturating_since(now) / 2
+                    } else {
+                        // One that is due is being renewed, which nothing tells of.
+                        renew_at.saturating_since(now)
+                    };
+                    if was_due || renew_at <= now {
+                        due.push(token.clone());
+                    }
+                    let look_in = look_in.max(TOKEN_PAUSE);
+                    let sooner = |soonest: Duration| soonest.min(look_in);
+                    outcome.token_due = Some(outcome.token_due.map_or(look_in, sooner));
                     tokens.push(Some(token));
                 }
                 Err(error) => {
@@ -383,6 +394,7 @@ impl Task {
                 }
             }
         }
+        self.due = due;
         tokens
     }
 

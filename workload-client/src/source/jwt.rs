@@ -16,7 +16,7 @@ use super::builder::{Common, common_settings, last_good_setting};
 use super::follow::Following;
 use super::stream::{self, Applied, Consumer, Reader};
 use super::survival::{Outlook, Readiness, Survival};
-use super::tokens::Tokens;
+use super::tokens::{Held, Tokens};
 use super::{SourceStatus, StartError};
 use crate::client::{Responses, WorkloadApiClient};
 use crate::error::{ClientError, ResponseError};
@@ -69,7 +69,7 @@ impl JwtSource {
         &self,
         audiences: impl IntoIterator<Item = A>,
     ) -> Result<Arc<JwtSvid>, ClientError> {
-        self.token(audiences, None).await
+        Ok(self.held(audiences, None).await?.token)
     }
 
     /// As [`fetch`](Self::fetch), of one of the workload's identities.
@@ -82,14 +82,15 @@ impl JwtSource {
         id: &SpiffeId,
         audiences: impl IntoIterator<Item = A>,
     ) -> Result<Arc<JwtSvid>, ClientError> {
-        self.token(audiences, Some(id.clone())).await
+        Ok(self.held(audiences, Some(id.clone())).await?.token)
     }
 
-    async fn token<A: Into<String>>(
+    /// A token as it is held; of the default identity without an `id`.
+    pub(crate) async fn held<A: Into<String>>(
         &self,
         audiences: impl IntoIterator<Item = A>,
         id: Option<SpiffeId>,
-    ) -> Result<Arc<JwtSvid>, ClientError> {
+    ) -> Result<Held, ClientError> {
         let audiences = audiences.into_iter().map(Into::into).collect();
         self.tokens.get(&self.client, (audiences, id)).await
     }

@@ -13,7 +13,7 @@ mod jwt;
 pub(crate) mod outages;
 pub(crate) mod stream;
 mod survival;
-mod tokens;
+pub(crate) mod tokens;
 mod x509;
 
 use std::sync::Arc;

@@ -57,16 +57,17 @@ struct Attempts {
 /// What a slot holds at some instant.
 enum Look {
     /// A token that is not to be renewed yet.
-    Fresh(Arc<JwtSvid>),
+    Fresh(Held),
     /// A valid token to be renewed.
-    Due(Arc<JwtSvid>),
+    Due(Held),
     Nothing,
 }
 
+/// A token, and from when on whoever asks for it has it renewed.
 #[derive(Clone)]
-struct Held {
-    token: Arc<JwtSvid>,
-    renew_at: Timestamp,
+pub(crate) struct Held {
+    pub(crate) token: Arc<JwtSvid>,
+    pub(crate) renew_at: Timestamp,
 }
 
 impl Tokens {
@@ -87,23 +88,23 @@ impl Tokens {
         &self,
         client: &WorkloadApiClient,
         key: Key,
-    ) -> Result<Arc<JwtSvid>, ClientError> {
+    ) -> Result<Held, ClientError> {
         let clock = client.clock();
         let now = clock.now();
         let slot = self.slots.slot(&key, now);
         match slot.look(now) {
-            Look::Fresh(token) => return Ok(token),
-            Look::Due(token) => {
+            Look::Fresh(held) => return Ok(held),
+            Look::Due(held) => {
                 self.renew(client, key, slot);
-                return Ok(token);
+                return Ok(held);
             }
             Look::Nothing => {}
         }
         let before = lock(&slot.attempts).number;
         let _fetching = slot.fetching.lock().await;
         // Whoever was fetching meanwhile has left a token, or the error that another request would meet too.
-        if let Look::Fresh(token) | Look::Due(token) = slot.look(clock.now()) {
-            return Ok(token);
+        if let Look::Fresh(held) | Look::Due(held) = slot.look(clock.now()) {
+            return Ok(held);
         }
         if let Some(error) = slot.failed_since(before) {
             return Err(error);
@@ -154,7 +155,7 @@ impl Slots {
         client: &WorkloadApiClient,
         key: Key,
         slot: &Slot,
-    ) -> Result<Arc<JwtSvid>, ClientError> {
+    ) -> Result<Held, ClientError> {
         let clock = client.clock();
         let (audiences, id) = key;
         let fetched = client.fetch_jwt_svids(audiences, id.as_ref()).await;
@@ -170,13 +171,13 @@ impl Slots {
         });
         let fetched = match fetched {
             Ok(token) => {
-                let token = Arc::new(token);
                 let life = token.expires_at().saturating_since(now);
-                slot.hold(Some(Held {
-                    token: token.clone(),
+                let held = Held {
                     renew_at: token.expires_at() - self.outages.renewal_margin(life),
-                }));
-                Ok(token)
+                    token: Arc::new(token),
+                };
+                slot.hold(Some(held.clone()));
+                Ok(held)
             }
             Err(error) => {
                 match &error {
@@ -230,8 +231,8 @@ impl Slot {
 
     fn look(&self, now: Timestamp) -> Look {
         match self.valid(now) {
-            Some(held) if now < held.renew_at => Look::Fresh(held.token),
-            Some(held) => Look::Due(held.token),
+            Some(held) if now < held.renew_at => Look::Fresh(held),
+            Some(held) => Look::Due(held),
             None => Look::Nothing,
         }
     }

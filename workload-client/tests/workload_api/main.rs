@@ -8,6 +8,8 @@
 mod blocking;
 mod bundle_source;
 mod client;
+#[cfg(feature = "delivery")]
+mod delivery;
 mod events;
 mod file_source;
 mod hostile;

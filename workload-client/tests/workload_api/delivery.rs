@@ -1,0 +1,161 @@
+//! Tokens on disk: renewed there when the source renews them.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use spiffe_workload_client::delivery::{Delivery, DeliveryDirectory, TokenRequest};
+use spiffe_workload_client::observe::{Event, Metrics};
+use spiffe_workload_client::spiffe_core::{Clock, Timestamp};
+use spiffe_workload_client::{JwtSource, WorkloadApiClient, X509Source};
+use tonic::Status;
+
+use crate::support::ca::Ca;
+use crate::support::clock::{START, VirtualClock};
+use crate::support::jwt::{JwtCa, bundles, tokens};
+use crate::support::server::{Api, Place, Running};
+use crate::support::until;
+
+struct Fixture {
+    api: Arc<Api>,
+    clock: Arc<VirtualClock>,
+    ca: JwtCa,
+    life: Duration,
+    jwt: JwtSource,
+    failures: Arc<Failures>,
+    directory: tempfile::TempDir,
+    delivery: Delivery,
+    _server: Running,
+    _place: Place,
+}
+
+impl Fixture {
+    /// A delivery of a token that lives for so long.
+    async fn new(life: Duration) -> Self {
+        let (api, place) = (Api::new(), Place::new());
+        let (clock, ca) = (Arc::new(VirtualClock::new()), JwtCa::new("east.example"));
+        api.x509.send(Ca::new("east.example").update("/web"));
+        api.jwt_bundles.send(bundles([ca.bundle()]));
+        let server = Running::start(&api, &place.path());
+        let client = WorkloadApiClient::builder(place.endpoint())
+            .clock(clock.clone())
+            .deadline(Duration::from_secs(86_400))
+            .build();
+        let x509 = X509Source::builder().client(client.clone());
+        let x509 = x509.build().await.unwrap();
+        let failures = Arc::<Failures>::default();
+        let jwt = JwtSource::builder().client(client);
+        let jwt = jwt.metrics(failures.clone()).build().await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        issue(&api, &ca, clock.now(), life).await;
+        let into = DeliveryDirectory::new(directory.path().join("d"));
+        let delivery = Delivery::builder(into, x509)
+            .tokens(jwt.clone(), [TokenRequest::new(["db"])])
+            .start(clock.clone())
+            .unwrap();
+        let f = Self {
+            api,
+            clock,
+            ca,
+            life,
+            jwt,
+            failures,
+            directory,
+            delivery,
+            _server: server,
+            _place: place,
+        };
+        f.has_looked().await;
+        f
+    }
+
+    /// The Workload API issues another token by the time the delivery looks again, so long ahead.
+    async fn issued_when_it_looks_after(&self, ahead: Duration) -> String {
+        self.clock.somebody_waits(ahead).await;
+        let token = issue(&self.api, &self.ca, self.clock.now() + ahead, self.life).await;
+        self.clock.advance(ahead);
+        self.has_looked().await;
+        while self.jwt.fetch(["db"]).await.unwrap().secret_token() != token {
+            tokio::task::yield_now().await;
+        }
+        token
+    }
+
+    /// The delivery has done what there is to do now, and waits.
+    async fn has_looked(&self) {
+        until(|| self.delivery.status().checked_at == Some(self.clock.now())).await;
+    }
+
+    async fn looks_after(&self, span: Duration) {
+        self.clock.pass(span).await;
+        self.has_looked().await;
+    }
+
+    fn delivered(&self) -> Option<String> {
+        fs::read_to_string(self.directory.path().join("d/jwt.0.token")).ok()
+    }
+}
+
+async fn issue(api: &Api, ca: &JwtCa, now: Timestamp, life: Duration) -> String {
+    let token = ca.token("/web", &["db"], now, life).await;
+    api.jwt.send(tokens([token.clone()]));
+    token.svid
+}
+
+/// Counts the tokens that could not be had.
+#[derive(Debug, Default)]
+struct Failures(AtomicUsize);
+
+impl Metrics for Failures {
+    fn record(&self, _: &'static str, event: &Event<'_>) {
+        if matches!(event, Event::TokenFailed { .. }) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// The delivery looks after these spans, and finds the token due the last time.
+async fn check_renewed(life: Duration, looks: &[Duration]) {
+    let f = Fixture::new(life).await;
+    let first = f.delivered();
+    let (last, before) = looks.split_last().unwrap();
+    for look in before {
+        f.looks_after(*look).await;
+    }
+    let next = f.issued_when_it_looks_after(*last).await;
+    assert_eq!(f.delivered(), first);
+    f.looks_after(seconds(5)).await;
+    assert_eq!(f.delivered(), Some(next));
+    assert_eq!(f.clock.now(), START + life / 2 + seconds(5));
+}
+
+#[tokio::test]
+async fn a_token_on_disk_is_replaced_soon_after_half_of_its_life() {
+    check_renewed(seconds(60), &[seconds(30)]).await;
+    check_renewed(seconds(300), &[60, 60, 30].map(seconds)).await;
+}
+
+#[tokio::test]
+async fn a_token_that_could_not_be_renewed_is_asked_for_more_and_more_often() {
+    let f = Fixture::new(seconds(60)).await;
+    let first = f.delivered();
+    f.api.jwt.fail(Status::unavailable("later"));
+    let looks = [seconds(30), seconds(5), seconds(25) / 2];
+    for (before, look) in looks.into_iter().enumerate() {
+        f.looks_after(look).await;
+        until(|| f.failures.0.load(Ordering::Relaxed) == before + 1).await;
+    }
+    assert_eq!(f.delivered(), first);
+    let next = f.issued_when_it_looks_after(seconds(25) / 4).await;
+    f.looks_after(seconds(5)).await;
+    assert_eq!(f.delivered(), Some(next));
+    assert_eq!(
+        f.clock.now(),
+        START + looks.iter().sum::<Duration>() + seconds(25) / 4 + seconds(5)
+    );
+}
