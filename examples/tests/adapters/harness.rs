@@ -6,16 +6,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use spiffe_tls::spiffe_core::bundle::X509Authorities;
-use spiffe_tls::spiffe_core::{Bundle, BundleSet, TrustDomain, X509Svid};
+use spiffe_tls::spiffe_core::bundle::{X509Authorities, X509Authority};
+use spiffe_tls::spiffe_core::verify::Revocations;
+use spiffe_tls::spiffe_core::{Bundle, BundleSet, Clock, TrustDomain, X509Svid};
 use spiffe_tls::{LeaseRules, Mtls, Policy, Publisher, Terms};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::support::{Domain, HandClock};
+use crate::support::{Domain, HandClock, revoking};
 
-const SPREAD: Duration = Duration::from_secs(4);
+pub const SPREAD: Duration = Duration::from_secs(4);
 const GRACE: Duration = Duration::from_secs(10);
+
+/// How long SVIDs live, and how long those do that are to expire.
+const LIFE: Duration = Duration::from_secs(36_000);
+const SHORT_LIFE: Duration = Duration::from_secs(600);
+
+/// Whom each side lets in.
+const POLICIES: [&str; 2] = ["domain:west", "domain:east"];
 
 /// What an adapter brings to the test.
 pub trait Adapter {
@@ -49,7 +57,7 @@ pub struct App {
 }
 
 impl App {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             held: watch::Sender::new(0),
             released: watch::Sender::new(0),
@@ -71,18 +79,35 @@ impl App {
     }
 }
 
-/// What takes trust away.
+/// What takes trust away, and on which side: that of the server is 0, that of the client 1.
 #[derive(Clone, Copy, Debug)]
-enum Loss {
-    ServersBundle,
-    ServersPolicy,
-    ClientsBundle,
-    ClientsPolicy,
+pub struct Loss(pub Cause, pub usize);
+
+/// All but the last two are about the other side's SVID.
+#[derive(Clone, Copy, Debug)]
+pub enum Cause {
+    Bundle,
+    Tainted,
+    Revoked,
+    Policy,
+    /// This side's own SVID is withdrawn.
+    Withdrawn,
+    /// This side's own SVID expires, and no newer one comes.
+    Expired,
 }
+
+const CAUSES: [Cause; 6] = [
+    Cause::Bundle,
+    Cause::Tainted,
+    Cause::Revoked,
+    Cause::Policy,
+    Cause::Withdrawn,
+    Cause::Expired,
+];
 
 pub struct World {
     clock: HandClock,
-    /// The authorities that sign, by trust domain: the server's, the client's.
+    /// The authorities that sign, by trust domain: the server's, the client's, as everything below.
     domains: [Domain; 2],
     sources: [Publisher; 2],
     terms: [Terms; 2],
@@ -92,15 +117,17 @@ pub struct World {
 impl World {
     pub fn new() -> Self {
         let domains = [Domain::new("east"), Domain::new("west")];
-        let svids = [svid(&domains[0], 0), svid(&domains[1], 1)];
+        let svids = [0, 1].map(|side| svid(&domains, side, LIFE));
         let world = Self {
             clock: HandClock::default(),
             sources: [Publisher::new(), Publisher::new()],
-            terms: ["domain:west", "domain:east"]
-                .map(|policy| Terms::new(policy.parse::<Policy>().unwrap())),
+            terms: POLICIES.map(|policy| Terms::new(policy.parse::<Policy>().unwrap())),
             domains,
             svids,
         };
+        for terms in &world.terms {
+            terms.refuse_tainted(true);
+        }
         world.publish(&world.bundles());
         world
     }
@@ -129,39 +156,69 @@ impl World {
 
     /// New SVIDs on both sides, of the authorities that sign now.
     fn rotate(&mut self) {
-        self.svids = [svid(&self.domains[0], 0), svid(&self.domains[1], 1)];
+        let from_now = self.clock.monotonic() + LIFE;
+        self.svids = [0, 1].map(|side| svid(&self.domains, side, from_now));
     }
 
-    fn take(&self, loss: Loss) {
-        let other = "id:spiffe://elsewhere/nobody".parse::<Policy>().unwrap();
-        match loss {
-            Loss::ServersBundle => {
-                self.publish_to(0, [self.domains[0].bundle()].into_iter().collect())
+    pub fn take(&self, Loss(cause, side): Loss) {
+        let (own, other) = (&self.domains[side], &self.domains[1 - side]);
+        match cause {
+            Cause::Bundle => self.publish_to(side, [own.bundle()].into_iter().collect()),
+            Cause::Tainted => {
+                let authority = X509Authority::from_der(other.certificate()).unwrap();
+                let tainted = [authority.into_tainted()].into_iter().collect();
+                let tainted = bundle(other, tainted);
+                self.publish_to(side, [own.bundle(), tainted].into_iter().collect());
             }
-            Loss::ClientsBundle => {
-                self.publish_to(1, [self.domains[1].bundle()].into_iter().collect())
+            Cause::Revoked => {
+                self.terms[side].revoke(revoking(other, self.svids[1 - side].serial()));
             }
-            Loss::ServersPolicy => self.terms[0].authorize(other),
-            Loss::ClientsPolicy => self.terms[1].authorize(other),
+            Cause::Policy => {
+                let nobody = "id:spiffe://elsewhere/nobody".parse::<Policy>().unwrap();
+                self.terms[side].authorize(nobody);
+            }
+            Cause::Withdrawn => {
+                self.sources[side].publish([], self.bundles()).unwrap();
+            }
+            Cause::Expired => self.clock.advance(SHORT_LIFE + Duration::from_secs(1)),
         }
     }
 
-    fn give_back(&self) {
-        self.terms[0].authorize("domain:west".parse::<Policy>().unwrap());
-        self.terms[1].authorize("domain:east".parse::<Policy>().unwrap());
-        self.publish(&self.bundles());
+    /// Everything is good, and what is to be taken next can be.
+    fn give_back(&mut self, Loss(cause, side): Loss) {
+        for (terms, policy) in self.terms.iter().zip(POLICIES) {
+            terms.authorize(policy.parse::<Policy>().unwrap());
+            terms.revoke(Revocations::default());
+        }
+        self.rotate();
+        if let Cause::Expired = cause {
+            let soon = self.clock.monotonic() + SHORT_LIFE;
+            self.svids[side] = svid(&self.domains, side, soon);
+        }
+        // Sessions are not resumed under other bundles. One that is rests on the SVIDs that it began with, and what is taken
+        // may be about those of now.
+        let stranger = Domain::new("stranger");
+        let all = self.domains.iter().chain([&stranger]);
+        self.publish(&all.map(Domain::bundle).collect());
     }
 
     /// Lets everybody see what happened, and time pass.
-    async fn pass(&self, span: Duration) {
+    pub async fn pass(&self, span: Duration) {
         settle().await;
         self.clock.advance(span);
         settle().await;
     }
 }
 
-fn svid(domain: &Domain, side: usize) -> Arc<X509Svid> {
-    Arc::new(domain.svid(["server", "client"][side], 36_000))
+/// The SVID of a side, valid until so long after the start.
+fn svid(domains: &[Domain; 2], side: usize, until: Duration) -> Arc<X509Svid> {
+    let until = i64::try_from(until.as_secs()).unwrap();
+    Arc::new(domains[side].svid(["server", "client"][side], until))
+}
+
+/// A bundle of these authorities.
+fn bundle(of: &Domain, authorities: X509Authorities) -> Bundle {
+    Bundle::new(TrustDomain::parse(&of.name).unwrap()).with_x509_authorities(authorities)
 }
 
 /// The whole test.
@@ -174,15 +231,18 @@ pub async fn check<A: Adapter>() {
     assert_eq!(client.ask("/").await.unwrap(), "spiffe://west/client");
 
     nothing_fails_while_anything_rotates::<A>(&mut world, &client, &running, &app).await;
-    for loss in [
-        Loss::ServersBundle,
-        Loss::ServersPolicy,
-        Loss::ClientsBundle,
-        Loss::ClientsPolicy,
-    ] {
-        what_is_under_way_finishes(&world, &client, &running, &app, loss).await;
-        what_does_not_finish_is_cut(&world, &client, &running, &app, loss).await;
+    what_still_stands_goes_on(&world, &client, &app).await;
+    for cause in CAUSES {
+        for side in [0, 1] {
+            let loss = Loss(cause, side);
+            world.give_back(loss);
+            what_is_under_way_finishes(&world, &client, &running, &app, loss).await;
+            world.give_back(loss);
+            what_does_not_finish_is_cut(&world, &client, &running, &app, loss).await;
+        }
     }
+    world.give_back(Loss(Cause::Bundle, 0));
+    client.ask("/").await.unwrap();
     running.task.abort();
 }
 
@@ -232,6 +292,24 @@ async fn nothing_fails_while_anything_rotates<A: Adapter>(
     client.ask("/").await.unwrap();
 }
 
+/// The authorities keep their keys and get new certificates: whether a connection still stands, only its peer's chain
+/// can tell.
+async fn what_still_stands_goes_on(world: &World, client: &impl Ask, app: &App) {
+    let held = hold(client, app).await;
+    let renewed = world.domains.iter().map(|domain| {
+        let certificates = [domain.renewed()];
+        bundle(domain, X509Authorities::from_certificates(certificates))
+    });
+    world.publish(&renewed.collect());
+    world.pass(Duration::ZERO).await;
+    world.pass(SPREAD).await;
+    world.pass(GRACE).await;
+    app.release();
+    let answered = bounded(held).await.unwrap();
+    assert_eq!(answered.as_deref(), Ok("spiffe://west/client"));
+    client.ask("/").await.unwrap();
+}
+
 async fn what_is_under_way_finishes(
     world: &World,
     client: &impl Ask,
@@ -239,6 +317,8 @@ async fn what_is_under_way_finishes(
     app: &App,
     loss: Loss,
 ) {
+    // Everything is good before, and this takes a connection of its own where the last row has ended all.
+    client.ask("/").await.unwrap();
     let held = hold(client, app).await;
     // Without multiplexing this takes a second connection, which is idle from now on and must not be used again.
     client.ask("/").await.unwrap();
@@ -252,8 +332,6 @@ async fn what_is_under_way_finishes(
     assert_eq!(answered.as_deref(), Ok("spiffe://west/client"), "{loss:?}");
     world.pass(GRACE).await;
     until(|| (running.open)() == 0, loss).await;
-    world.give_back();
-    assert!(client.ask("/").await.is_ok(), "{loss:?}");
 }
 
 async fn what_does_not_finish_is_cut(
@@ -263,6 +341,7 @@ async fn what_does_not_finish_is_cut(
     app: &App,
     loss: Loss,
 ) {
+    client.ask("/").await.unwrap();
     let held = hold(client, app).await;
     world.take(loss);
     world.pass(Duration::ZERO).await;
@@ -273,8 +352,6 @@ async fn what_does_not_finish_is_cut(
     assert!(cut.is_err(), "{loss:?}: {cut:?}");
     until(|| (running.open)() == 0, loss).await;
     app.release();
-    world.give_back();
-    assert!(client.ask("/").await.is_ok(), "{loss:?}");
 }
 
 /// A request that is under way when this returns.
@@ -289,9 +366,8 @@ async fn hold(client: &impl Ask, app: &App) -> JoinHandle<Result<String, String>
 
 /// The authorities of both.
 fn both(old: &Domain, new: &Domain) -> Bundle {
-    Bundle::new(TrustDomain::parse(&new.name).unwrap()).with_x509_authorities(
-        X509Authorities::from_certificates([old.certificate(), new.certificate()]),
-    )
+    let certificates = [old.certificate(), new.certificate()];
+    bundle(new, X509Authorities::from_certificates(certificates))
 }
 
 /// Requests from several tasks, none of which may fail.

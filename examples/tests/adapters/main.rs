@@ -7,6 +7,7 @@
 mod support;
 
 mod axum;
+mod bare;
 mod bearer;
 mod grpc;
 mod harness;
