@@ -234,7 +234,8 @@ fn find_case(page: &str, name: &str) -> Result<(), &'static str> {
     }
 }
 
-fn find_test(text: &str, name: &str) -> Result<(), &'static str> {
+/// Whether the text of a source file has a test of this name that runs.
+pub(crate) fn find_test(text: &str, name: &str) -> Result<(), &'static str> {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let head = format!("fn {name}(");
     let at = lines

@@ -3,6 +3,7 @@
 //! Each part is a function from files to findings, one line each that begins with the file. All are printed before the
 //! chore fails, so that one run shows everything there is to mend.
 
+mod adapters;
 mod code;
 mod dependencies;
 mod generated;
@@ -26,6 +27,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
         ("file heads", heads::check(&root, &files)?),
         ("code in documents", code::check(&root, &files)?),
         ("conformance", conformance::check(&root)?),
+        ("adapters", adapters::check(&root, &files)?),
         ("dependencies", dependencies::check()?),
     ];
     let mut findings = 0;
@@ -86,6 +88,8 @@ Fails, naming each file, when
     whole file). Inside documentation comments the region is read without `///` or `//!` and without hidden lines.
   - a row of docs/reference/conformance.tsv names a test that does not exist or does not run, or claims more than it
     names, or the page beside it is not what `cargo xtask gen` writes;
+  - an adapter of spiffe-tls, a feature with a module of its name, is not held to the one test of rotation and revocation in
+    examples/tests/adapters;
   - spiffe-core depends on more crates than it promises.
 ";
 
