@@ -6,6 +6,7 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::AlertDescription;
 use rustls::version::{TLS12, TLS13};
 use spiffe_tls::spiffe_core::{BundleSet, Rule};
 use spiffe_tls::{
@@ -95,7 +96,7 @@ async fn a_peer_outside_the_policy_is_refused_with_access_denied() {
     );
     let told = near.unwrap().read_u8().await.unwrap_err();
     let alert = PeerRefused::in_io(&told).unwrap().alert;
-    assert_eq!(alert, rustls::AlertDescription::AccessDenied);
+    assert_eq!(alert, AlertDescription::AccessDenied);
     let (_, connector) = ends(&clock, &server, &client, "any", "id:spiffe://east/other");
     let (near, _) = shake(&connector, &acceptor).await;
     assert_eq!(refused(near).0, Rule::NotAuthorized);
@@ -121,7 +122,7 @@ async fn a_peer_of_an_unknown_domain_and_a_forged_one_are_refused() {
         assert!(text.contains('§'), "{text}");
         let told = near.unwrap().read_u8().await.unwrap_err();
         let alert = PeerRefused::in_io(&told).unwrap().alert;
-        assert_eq!(alert, rustls::AlertDescription::UnknownCA);
+        assert_eq!(alert, AlertDescription::UnknownCA);
     }
 }
 
@@ -245,6 +246,47 @@ async fn a_silent_peer_is_given_up_at_the_deadline() {
         error.to_string(),
         "the peer did not finish the handshake within 10 s"
     );
+}
+
+#[tokio::test]
+async fn the_application_protocol_is_agreed_on_or_the_handshake_fails() {
+    let clock = HandClock::default();
+    let east = Domain::new("east");
+    let source = Publisher::fixed([east.svid("x", 600)], bundles(&[&east]));
+    let (h2, http1): (&[u8], &[u8]) = (b"h2", b"http/1.1");
+    for version in [&TLS12, &TLS13] {
+        let of = |protocols: &[&[u8]]| {
+            Mtls::new(&source, "any".parse::<Policy>().unwrap())
+                .clock(Arc::new(clock.clone()))
+                .versions(&[version])
+                .alpn(protocols.iter().copied())
+        };
+        let both: &[&[u8]] = &[h2, http1];
+        for (server, client, agreed) in [
+            (both, both, Some(h2)),
+            // Of several the server's order decides.
+            (both, [http1, h2].as_slice(), Some(h2)),
+            (both, &both[1..], Some(http1)),
+            (&both[..0], &both[..1], None),
+            (&both[..1], &both[..0], None),
+        ] {
+            let (acceptor, connector) = (of(server).acceptor(), of(client).connector());
+            let (near, far) = shake(&connector.unwrap(), &acceptor.unwrap()).await;
+            assert_eq!(near.unwrap().alpn_protocol(), agreed);
+            assert_eq!(far.unwrap().alpn_protocol(), agreed);
+        }
+        // RFC 7301 §3.2.
+        let (acceptor, connector) = (of(&[h2]).acceptor(), of(&[http1]).connector());
+        let (near, far) = shake(&connector.unwrap(), &acceptor.unwrap()).await;
+        let none = rustls::Error::NoApplicationProtocol;
+        assert!(matches!(far, Err(HandshakeError::Tls(error)) if error == none));
+        match near {
+            Err(HandshakeError::PeerRefused(PeerRefused { alert, .. })) => {
+                assert_eq!(alert, AlertDescription::NoApplicationProtocol);
+            }
+            near => panic!("{near:?}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use reqwest::{Method, Request};
+use reqwest::{Method, Request, Version};
 use spiffe_tls::Mtls;
 use spiffe_tls::hyper::ALPN;
 use spiffe_tls::reqwest::Client;
@@ -38,6 +38,7 @@ impl Ask for Asking {
         let response = self.client.execute(request).await;
         let response = response.map_err(|error| format!("{error:?}"))?;
         assert_eq!(response.url(), &url);
+        assert_eq!(response.version(), Version::HTTP_2);
         response.text().await.map_err(|error| format!("{error:?}"))
     }
 }
