@@ -33,7 +33,9 @@ pub enum HandshakeError {
         not_after: Timestamp,
     },
     /// This side has no SVID to present.
-    #[error("this side holds no identity to present: none was delivered, or it was withdrawn")]
+    #[error(
+        "this side holds no identity to present: none was delivered, it was withdrawn, or none has the hint that `hint` asks for"
+    )]
     NoIdentity,
     /// This side has SVIDs to present, and what [`Tls::pick`](crate::Tls::pick) was given chose none of them.
     #[error(

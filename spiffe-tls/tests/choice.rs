@@ -146,6 +146,62 @@ async fn a_session_is_resumed_only_for_the_id_that_it_began_with() {
 }
 
 #[tokio::test]
+async fn either_side_shows_the_svid_of_its_hint_and_fails_without_one() {
+    for version in VERSIONS {
+        let (clock, east) = (HandClock::default(), Domain::new("east"));
+        let hinted =
+            |path: &str, hint: &str| Arc::new(east.svid(path, 600).with_hint(Some(hint.into())));
+        let svids = || {
+            [
+                hinted("default", "external"),
+                hinted("admin", "internal"),
+                hinted("twin", "internal"),
+            ]
+        };
+        let source = Publisher::new();
+        source.publish(svids(), bundles(&[&east])).unwrap();
+        let of = |hint: Option<&str>| {
+            let mtls = mtls(&source, &clock).versions(&[version]).resumption(false);
+            match hint {
+                Some(hint) => mtls.hint(hint),
+                None => mtls,
+            }
+        };
+        let any = || (of(None).acceptor().unwrap(), of(None).connector().unwrap());
+        // The default one is the first, and of several with a hint it is the first too.
+        for (hint, path) in [(None, "/default"), (Some("internal"), "/admin")] {
+            let (near, _far) = shake(&any().1, &of(hint).acceptor().unwrap()).await;
+            assert_eq!(near.unwrap().peer().id().path(), path);
+            let (_near, far) = shake(&of(hint).connector().unwrap(), &any().0).await;
+            assert_eq!(far.unwrap().peer().id().path(), path);
+        }
+        // No SVID of that hint, from the beginning or since a revision: not the default one instead.
+        let (acceptor, connector) = (
+            of(Some("internal")).acceptor(),
+            of(Some("internal")).connector(),
+        );
+        let (acceptor, connector) = (acceptor.unwrap(), connector.unwrap());
+        let [default, admin, _] = svids();
+        let fails = async |acceptor: &Acceptor, connector: &Connector| {
+            let (_, far) = shake(&any().1, acceptor).await;
+            assert!(matches!(far, Err(HandshakeError::NoIdentity)), "{far:?}");
+            let (near, _) = shake(connector, &any().0).await;
+            assert!(matches!(near, Err(HandshakeError::NoIdentity)), "{near:?}");
+        };
+        let other = (of(Some("other")).acceptor(), of(Some("other")).connector());
+        fails(&other.0.unwrap(), &other.1.unwrap()).await;
+        source
+            .publish([default.clone()], bundles(&[&east]))
+            .unwrap();
+        fails(&acceptor, &connector).await;
+        source.publish([default, admin], bundles(&[&east])).unwrap();
+        let (near, far) = shake(&connector, &acceptor).await;
+        assert_eq!(near.unwrap().peer().id().path(), "/admin");
+        assert_eq!(far.unwrap().peer().id().path(), "/admin");
+    }
+}
+
+#[tokio::test]
 async fn an_expired_svid_is_no_choice_and_a_foreign_one_is_none() {
     let (clock, east) = (HandClock::default(), Domain::new("east"));
     let svids = [east.svid("short", 60), east.svid("long", 600)];
