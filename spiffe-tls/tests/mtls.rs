@@ -290,6 +290,23 @@ async fn the_application_protocol_is_agreed_on_or_the_handshake_fails() {
 }
 
 #[tokio::test]
+async fn a_unix_socket_carries_a_connection() {
+    let clock = HandClock::default();
+    let east = Domain::new("east");
+    let source = Publisher::fixed([east.svid("x", 600)], bundles(&[&east]));
+    let (acceptor, connector) = ends(&clock, &source, &source, "any", "any");
+    let (near, far) = tokio::net::UnixStream::pair().unwrap();
+    let (near, far) = tokio::join!(connector.connect(near), acceptor.accept(far));
+    let (mut near, mut far) = (near.unwrap(), far.unwrap());
+    assert_eq!(far.peer().id().as_str(), "spiffe://east/x");
+    near.write_all(b"hello").await.unwrap();
+    near.shutdown().await.unwrap();
+    let mut text = String::new();
+    far.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "hello");
+}
+
+#[tokio::test]
 async fn nonsense_instead_of_tls_is_an_error_of_one_line() {
     let clock = HandClock::default();
     let east = Domain::new("east");

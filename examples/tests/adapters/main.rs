@@ -14,3 +14,4 @@ mod harness;
 mod http;
 mod quic;
 mod reqwest;
+mod unix;
