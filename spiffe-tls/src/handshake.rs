@@ -177,6 +177,8 @@ pub(crate) struct End {
     pub(crate) timeout: Duration,
     /// Whether this side shows an SVID.
     pub(crate) shows_svid: bool,
+    /// Whether this side agrees on nothing but post-quantum key exchange.
+    pub(crate) requires_post_quantum: bool,
 }
 
 impl End {
@@ -281,6 +283,7 @@ impl End {
             version,
             group,
             kind,
+            requires_post_quantum: self.requires_post_quantum,
         };
         let sessions = is_client.then(|| {
             let own = peer.own_id().cloned();

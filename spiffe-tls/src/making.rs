@@ -371,6 +371,7 @@ impl Judging {
             keeper: Keeper::new(self.judge.clone(), self.lease_rules),
             timeout: self.base.settings.handshake_timeout,
             shows_svid: matches!(self.own, Own::Svid(_)),
+            requires_post_quantum: self.base.settings.require_post_quantum,
         }
     }
 

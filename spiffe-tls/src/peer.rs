@@ -15,6 +15,8 @@ pub struct Peer {
     pub(crate) version: ProtocolVersion,
     pub(crate) group: Option<NamedGroup>,
     pub(crate) kind: HandshakeKind,
+    /// Whether no other key exchange could have been agreed on.
+    pub(crate) requires_post_quantum: bool,
 }
 
 impl Peer {
@@ -54,14 +56,21 @@ impl Peer {
         self.version
     }
 
-    /// The key exchange group that was negotiated.
+    /// The key exchange group that was negotiated; `None` under quinn, which does not tell it, and where a session of TLS 1.2
+    /// was resumed, which exchanges no keys.
     pub fn key_exchange_group(&self) -> Option<NamedGroup> {
         self.group
     }
 
-    /// Whether the key exchange was a hybrid one that resists a quantum computer.
-    pub fn is_post_quantum(&self) -> bool {
-        self.group.is_some_and(is_post_quantum)
+    /// Whether the key exchange was a hybrid one that resists a quantum computer; `None` where nobody knows: under quinn,
+    /// which does not tell the group, unless the configuration [requires](crate::Tls::require_post_quantum) one.
+    pub fn is_post_quantum(&self) -> Option<bool> {
+        match self.group {
+            Some(group) => Some(is_post_quantum(group)),
+            // No group of TLS 1.2 is one, and a session of it that is resumed has none to tell.
+            None if self.version == ProtocolVersion::TLSv1_2 => Some(false),
+            None => self.requires_post_quantum.then_some(true),
+        }
     }
 
     /// Whether the session of an earlier handshake was resumed; the peer was judged all the same.

@@ -289,6 +289,7 @@ async fn finish(
             version: ProtocolVersion::TLSv1_3,
             group: None,
             kind: HandshakeKind::Full,
+            requires_post_quantum: end.requires_post_quantum,
         },
     })
 }
@@ -343,7 +344,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Who is at the other end. quinn does not tell the key exchange group.
+    /// Who is at the other end. quinn does not tell the key exchange group, so whether it resists a quantum computer is known
+    /// only where the configuration [requires](Tls::require_post_quantum) that.
     pub fn peer(&self) -> &Peer {
         &self.peer
     }

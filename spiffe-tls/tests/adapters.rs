@@ -9,8 +9,9 @@ mod support;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use rustls::crypto::SupportedKxGroup;
 use rustls::version::TLS13;
-use rustls::{AlertDescription, RootCertStore};
+use rustls::{AlertDescription, NamedGroup, RootCertStore};
 use spiffe_tls::modes::WebCertificate;
 use spiffe_tls::quinn::quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use spiffe_tls::quinn::quinn::{ClientConfig, Endpoint, Incoming, ServerConfig};
@@ -268,6 +269,32 @@ async fn quinn_tells_a_side_that_has_nothing_to_show_so() {
     assert!(matches!(far, Err(HandshakeError::NonePicked)), "{far:?}");
     let (near, _) = meet(good(), picky()).await;
     assert!(matches!(near, Err(HandshakeError::NonePicked)), "{near:?}");
+}
+
+#[tokio::test]
+async fn under_quinn_the_key_exchange_is_known_where_it_is_required() {
+    let world = World::new();
+    let source = Publisher::fixed([world.east.svid("x", 600)], bundles(&[&world.east]));
+    let mtls = || {
+        Mtls::new(&source, policy("domain:east"))
+            .clock(Arc::new(world.clock.clone()))
+            .alpn([b"hello"])
+    };
+    let (near, far) = meet(mtls().require_post_quantum(), mtls()).await;
+    assert_eq!(far.unwrap().peer().is_post_quantum(), Some(true));
+    assert_eq!(near.unwrap().peer().is_post_quantum(), None);
+    let (near, far) = meet(mtls(), mtls().require_post_quantum()).await;
+    assert_eq!(far.unwrap().peer().is_post_quantum(), None);
+    assert_eq!(near.unwrap().peer().is_post_quantum(), Some(true));
+    // It is the truth: without a hybrid of its own, the other side agrees on nothing.
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    let classical = |group: &&dyn SupportedKxGroup| group.name() == NamedGroup::X25519;
+    provider.kx_groups.retain(classical);
+    let classical = mtls().provider(Arc::new(provider));
+    let (near, far) = meet(mtls().require_post_quantum(), classical.clone()).await;
+    assert!(near.is_err() && far.is_err());
+    let (near, far) = meet(mtls(), classical).await;
+    assert!(near.is_ok() && far.is_ok());
 }
 
 /// Answers every request of HTTP/1.1.
