@@ -6,8 +6,11 @@
 
 mod support;
 
+use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::crypto::SupportedKxGroup;
 use rustls::version::TLS13;
@@ -25,7 +28,7 @@ use spiffe_tls::{
 };
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -295,6 +298,69 @@ async fn under_quinn_the_key_exchange_is_known_where_it_is_required() {
     assert!(near.is_err() && far.is_err());
     let (near, far) = meet(mtls(), classical).await;
     assert!(near.is_ok() && far.is_ok());
+}
+
+/// Passes on what it gets from clients, and nothing that the server answers.
+async fn swallow_answers(relay: UdpSocket, server: SocketAddr) {
+    let mut datagram = [0; 2048];
+    loop {
+        let (length, from) = relay.recv_from(&mut datagram).await.unwrap();
+        if from != server {
+            relay.send_to(&datagram[..length], server).await.unwrap();
+        }
+    }
+}
+
+/// Lets time pass until the handshake ends, in steps that are shorter than its deadline.
+async fn timed_out(clock: &HandClock, shaking: impl Future<Output = Ended>) {
+    let from = clock.monotonic();
+    let mut shaking = pin!(shaking);
+    let ended = loop {
+        tokio::select! {
+            biased;
+            ended = &mut shaking => break ended,
+            () = tokio::task::yield_now() => clock.advance(Duration::from_secs(1)),
+        }
+    };
+    assert!(clock.monotonic() - from >= Duration::from_secs(10));
+    match ended {
+        Err(HandshakeError::TimedOut { after }) => assert_eq!(after, Duration::from_secs(10)),
+        ended => panic!("{ended:?}"),
+    }
+}
+
+#[tokio::test]
+async fn under_quinn_a_silent_peer_is_given_up_at_the_deadline() {
+    let world = World::new();
+    let source = Publisher::fixed([world.east.svid("x", 600)], bundles(&[&world.east]));
+    let mtls = || {
+        Mtls::new(&source, policy("domain:east"))
+            .clock(Arc::new(world.clock.clone()))
+            .alpn([b"hello"])
+    };
+    let (near, far) = meet(mtls(), mtls()).await;
+    assert!(near.is_ok() && far.is_ok());
+    let endpoint = Endpoint::client(ANY).unwrap();
+    let connector = Connector::new(mtls()).unwrap();
+
+    // A server that never says a word.
+    let silent = UdpSocket::bind(ANY).await.unwrap();
+    let to = silent.local_addr().unwrap();
+    timed_out(&world.clock, connector.connect(&endpoint, to)).await;
+
+    // A client that says hello and no more, since it hears nothing. The clock of its own stands still.
+    let still = Arc::new(HandClock::default());
+    let connector = Connector::new(mtls().clock(still)).unwrap();
+    let acceptor = Acceptor::new(mtls()).unwrap();
+    let listening = Endpoint::server(acceptor.server_config(), ANY).unwrap();
+    let relay = UdpSocket::bind(ANY).await.unwrap();
+    let to = relay.local_addr().unwrap();
+    let relaying = tokio::spawn(swallow_answers(relay, listening.local_addr().unwrap()));
+    let dialing = tokio::spawn(async move { connector.connect(&endpoint, to).await.map(drop) });
+    let incoming = listening.accept().await.unwrap();
+    timed_out(&world.clock, acceptor.accept(incoming)).await;
+    dialing.abort();
+    relaying.abort();
 }
 
 /// Answers every request of HTTP/1.1.

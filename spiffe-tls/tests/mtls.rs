@@ -249,6 +249,27 @@ async fn a_silent_peer_is_given_up_at_the_deadline() {
 }
 
 #[tokio::test]
+async fn a_silent_server_is_given_up_at_the_deadline() {
+    let clock = HandClock::default();
+    let east = Domain::new("east");
+    let client = Publisher::fixed([east.svid("client", 600)], bundles(&[&east]));
+    let (_, connector) = ends(&clock, &client, &client, "any", "any");
+    // It takes what the client says, and says nothing.
+    let (near, _silent) = tokio::io::duplex(64 * 1024);
+    let waiting = tokio::spawn(async move { connector.connect(near).await.map(drop) });
+    tokio::task::yield_now().await;
+    clock.advance(Duration::from_secs(9));
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    clock.advance(Duration::from_secs(1));
+    let error = waiting.await.unwrap().unwrap_err();
+    assert!(
+        matches!(error, HandshakeError::TimedOut { after } if after == Duration::from_secs(10)),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
 async fn the_application_protocol_is_agreed_on_or_the_handshake_fails() {
     let clock = HandClock::default();
     let east = Domain::new("east");
