@@ -16,9 +16,9 @@ import (
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 )
 
-// rotation makes connections over TCP, both ends over sources of their own, until the input ends: without a pause, or whenever the input
-// says that one is due. It prints the time of the first handshake with each SVID of the server, and at the end how many failed, and when
-// each of the others was due and done. All times are nanoseconds since the epoch.
+// rotation makes connections over TCP, both ends over sources of their own, until the input ends: without a pause, or once for each
+// object of the input. It prints the time of the first handshake with each SVID of the server, and at the end how many failed, and when
+// each of the others began and was done. All times are nanoseconds since the epoch.
 func (w *work) rotation(input *json.Decoder) error {
 	ctx := context.Background()
 	address := workloadapi.WithClientOptions(workloadapi.WithAddr(w.Socket))
@@ -49,15 +49,14 @@ func (w *work) rotation(input *json.Decoder) error {
 		}
 	}()
 
-	// Nobody waits for those that call, so that each counts from when it was due.
-	calls := make(chan int64, 1<<16)
+	// Whoever calls waits for nobody.
+	calls := make(chan struct{}, 1<<16)
 	var stop atomic.Bool
-	next := func() (due int64, ok bool) {
+	next := func() bool {
 		if w.Paced {
-			due, ok = <-calls
-			return due, ok && !stop.Load()
+			<-calls
 		}
-		return time.Now().UnixNano(), !stop.Load()
+		return !stop.Load()
 	}
 	var counted struct {
 		Failed    uint64     `json:"failed"`
@@ -65,14 +64,14 @@ func (w *work) rotation(input *json.Decoder) error {
 	}
 	seen := make(map[string]bool)
 	var counting sync.Mutex
-	count := func(due, done int64, shown string, err error) {
+	count := func(began, done int64, shown string, err error) {
 		counting.Lock()
 		defer counting.Unlock()
 		if err != nil {
 			counted.Failed++
 			return
 		}
-		counted.Exchanges = append(counted.Exchanges, [2]int64{due, done})
+		counted.Exchanges = append(counted.Exchanges, [2]int64{began, done})
 		if !seen[shown] {
 			seen[shown] = true
 			fmt.Println(done)
@@ -83,18 +82,19 @@ func (w *work) rotation(input *json.Decoder) error {
 		dialers.Add(1)
 		go func() {
 			defer dialers.Done()
-			for due, ok := next(); ok; due, ok = next() {
+			for next() {
+				began := time.Now().UnixNano()
 				shown, err := exchange(near, listener.Addr().String())
-				count(due, time.Now().UnixNano(), shown, err)
+				count(began, time.Now().UnixNano(), shown, err)
 			}
 		}()
 	}
 	for {
-		var due int64
-		if err = input.Decode(&due); err != nil {
+		var call struct{}
+		if err = input.Decode(&call); err != nil {
 			break
 		}
-		calls <- due
+		calls <- call
 	}
 	stop.Store(true)
 	close(calls)

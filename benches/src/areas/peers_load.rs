@@ -1,8 +1,8 @@
 //! Connections over TCP between two ends of one library, by several dialers, without a pause or at a rate: in this process,
 //! or in one of go-spiffe's. Built with the feature `peers` alone.
 //!
-//! At a rate, handshakes are due at even distances, whether or not those before are done, and each counts from when it
-//! was due: a dialer that comes late makes nothing look faster.
+//! At a rate, handshakes are called for at even distances, whether or not those before are done: dialers that fall behind
+//! do not lower the load.
 
 use std::collections::HashSet;
 use std::error::Error;
@@ -46,13 +46,12 @@ pub(super) struct Counted {
 
 /// A connection that succeeded.
 pub(super) struct Exchange {
-    /// When it was to begin.
-    pub(super) due: SystemTime,
+    pub(super) began: SystemTime,
     pub(super) done: SystemTime,
 }
 
 /// Calls for a handshake so many times a second until `call` says that nobody listens.
-fn pace(rate: f64, mut call: impl FnMut(SystemTime) -> bool + Send + 'static) -> JoinHandle<()> {
+fn pace(rate: f64, mut call: impl FnMut() -> bool + Send + 'static) -> JoinHandle<()> {
     thread::spawn(move || {
         let begin = SystemTime::now();
         for number in 1u32.. {
@@ -61,7 +60,7 @@ fn pace(rate: f64, mut call: impl FnMut(SystemTime) -> bool + Send + 'static) ->
                 due.duration_since(SystemTime::now())
                     .unwrap_or(Duration::ZERO),
             );
-            if !call(due) {
+            if !call() {
                 return;
             }
         }
@@ -150,8 +149,8 @@ pub(super) struct InProcess {
 struct Load {
     ends: Ends,
     address: SocketAddr,
-    /// When handshakes are due, unless there is no pause.
-    calls: Option<AsyncMutex<mpsc::UnboundedReceiver<SystemTime>>>,
+    /// One for each handshake, unless there is no pause.
+    calls: Option<AsyncMutex<mpsc::UnboundedReceiver<()>>>,
     stop: AtomicBool,
     seen: Mutex<HashSet<Vec<u8>>>,
     counted: Mutex<Counted>,
@@ -177,7 +176,7 @@ impl InProcess {
         });
         if let Some(rate) = rate {
             let load = load.clone();
-            pace(rate, move |due| !load.stopped() && caller.send(due).is_ok());
+            pace(rate, move || !load.stopped() && caller.send(()).is_ok());
         }
         Ok(Self {
             serving: tokio::spawn(serve(listener, ends)),
@@ -219,19 +218,19 @@ impl Load {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// When the next handshake is due, which may have passed.
-    async fn due(&self) -> Option<SystemTime> {
-        if self.stopped() {
-            return None;
+    /// Waits until the next handshake may begin; says whether there is one.
+    async fn next(&self) -> bool {
+        if let Some(calls) = &self.calls
+            && calls.lock().await.recv().await.is_none()
+        {
+            return false;
         }
-        match &self.calls {
-            Some(calls) => calls.lock().await.recv().await,
-            None => Some(SystemTime::now()),
-        }
+        !self.stopped()
     }
 
     async fn dial(self: Arc<Self>) {
-        while let Some(due) = self.due().await {
+        while self.next().await {
+            let began = SystemTime::now();
             let exchanged = self.exchange().await;
             let done = SystemTime::now();
             let mut counted = lock(&self.counted);
@@ -239,7 +238,7 @@ impl Load {
                 counted.failed += 1;
                 continue;
             };
-            counted.exchanges.push(Exchange { due, done });
+            counted.exchanges.push(Exchange { began, done });
             if lock(&self.seen).insert(shown) {
                 // Nobody waits for what comes after the last rotation.
                 let _ = self.watcher.send(done);
@@ -265,7 +264,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Both ends in Go, in a process of its own: it is told when handshakes are due, tells each first sight, and goes on
+/// Both ends in Go, in a process of its own: it is called for handshakes, tells each first sight, and goes on
 /// until its input ends.
 pub(super) struct InGo {
     child: Child,
@@ -299,9 +298,8 @@ impl InGo {
         let mut input = Some(input);
         if let (Some(rate), Some(mut input)) = (rate, input.take_if(|_| rate.is_some())) {
             let stop = stop.clone();
-            pace(rate, move |due| {
-                let line = format!("{}\n", nanos(due));
-                !stop.load(Ordering::Relaxed) && input.write_all(line.as_bytes()).is_ok()
+            pace(rate, move || {
+                !stop.load(Ordering::Relaxed) && input.write_all(CALL).is_ok()
             });
         }
         Ok(Self {
@@ -326,11 +324,14 @@ impl InGo {
     }
 }
 
+/// An object without anything in it.
+const CALL: &[u8] = b"{}\n";
+
 /// What the Go program counts.
 #[derive(Deserialize)]
 struct InNanos {
     failed: u64,
-    /// When due and when done.
+    /// When begun and when done.
     exchanges: Vec<(u64, u64)>,
 }
 
@@ -342,8 +343,8 @@ fn follow(stdout: ChildStdout, watcher: &Watcher) -> Option<Counted> {
             continue;
         }
         let InNanos { failed, exchanges } = serde_json::from_str(&line).ok()?;
-        let exchanges = exchanges.into_iter().map(|(due, done)| Exchange {
-            due: time(due),
+        let exchanges = exchanges.into_iter().map(|(began, done)| Exchange {
+            began: time(began),
             done: time(done),
         });
         return Some(Counted {
@@ -356,9 +357,4 @@ fn follow(stdout: ChildStdout, watcher: &Watcher) -> Option<Counted> {
 
 fn time(nanos: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos)
-}
-
-fn nanos(time: SystemTime) -> u128 {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_nanos())
 }

@@ -184,7 +184,7 @@ struct Run {
     seconds: f64,
     /// Milliseconds from an order to replace all SVIDs until the first handshake with the server's next one is done.
     pushes: Vec<f64>,
-    /// The same from moments at which nothing was ordered until a handshake that was due later is done.
+    /// The same from moments at which nothing was ordered until the first handshake that began later is done.
     alone: Vec<f64>,
 }
 
@@ -196,7 +196,9 @@ impl Run {
             .filter(|exchange| rotated.begin <= exchange.done && exchange.done <= rotated.end)
             .count();
         let alone = rotated.quiet.iter().filter_map(|moment| {
-            let later = exchanges.iter().filter(|exchange| exchange.due >= *moment);
+            let later = exchanges
+                .iter()
+                .filter(|exchange| exchange.began >= *moment);
             Some(millis(*moment, later.map(|exchange| exchange.done).min()?))
         });
         Ok(Self {
