@@ -155,9 +155,6 @@ impl Outage {
         let predicted = survival
             .as_ref()
             .map_or(withheld_at, |survival| survival.until());
-        let apart = predicted
-            .saturating_since(observed)
-            .max(observed.saturating_since(predicted));
         Ok(Report {
             id,
             withheld_at: withheld_at.to_string(),
@@ -167,13 +164,20 @@ impl Outage {
             observed_until: observed.to_string(),
             observed_s: observed.saturating_since(withheld_at).as_secs(),
             survived,
-            agree: if survived {
-                predicted >= observed
-            } else {
-                apart <= TOLERANCE
-            },
+            agree: agree(predicted, observed, survived),
         })
     }
+}
+
+/// Whether the identity served as long as was predicted: to within [`TOLERANCE`], or at least to the end of the outage.
+fn agree(predicted: Timestamp, observed: Timestamp, survived: bool) -> bool {
+    if survived {
+        return predicted >= observed;
+    }
+    let apart = predicted
+        .saturating_since(observed)
+        .max(observed.saturating_since(predicted));
+    apart <= TOLERANCE
 }
 
 /// The last instant between a good one and a bad one that is good, to a tenth of a second.
@@ -318,5 +322,37 @@ impl fmt::Debug for FastClock {
         f.debug_struct("FastClock")
             .field("speed", &self.since.borrow().speed)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prediction_that_is_off_by_more_than_a_second_either_way_does_not_agree() {
+        let at =
+            |millis| Timestamp::from_unix_seconds(1_795_161_600) + Duration::from_millis(millis);
+        let end = at(10_000);
+        for (observed, good) in [
+            (8_999, false),
+            (9_000, true),
+            (11_000, true),
+            (11_001, false),
+        ] {
+            assert_eq!(agree(end, at(observed), false), good, "{observed}");
+        }
+        // It served to the end of the outage, of which more was promised, or less.
+        for (observed, good) in [(0, true), (10_000, true), (10_001, false)] {
+            assert_eq!(agree(end, at(observed), true), good, "{observed}");
+        }
+    }
+
+    #[test]
+    fn the_last_good_instant_is_found_to_a_tenth_of_a_second() {
+        let start = Timestamp::from_unix_seconds(1_795_161_600);
+        let (last, bad) = (start + Duration::from_millis(1234), start + LOOK * 10);
+        let found = last_good(start, bad, |at| at <= last);
+        assert!(found <= last && last.saturating_since(found) <= Duration::from_millis(100));
     }
 }
