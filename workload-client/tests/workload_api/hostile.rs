@@ -10,7 +10,7 @@ use base64ct::{Base64, Encoding};
 use prost::Message;
 use rcgen::{KeyPair, PKCS_RSA_SHA256};
 use spiffe_proto::workload::{JwtBundlesResponse, X509svid, X509svidResponse};
-use spiffe_workload_client::source::{EndpointState, X509SourceBuilder};
+use spiffe_workload_client::source::{EndpointState, LastGood, X509SourceBuilder};
 use spiffe_workload_client::spiffe_core::crypto::aws_lc_rs;
 use spiffe_workload_client::spiffe_core::{Source, Watch};
 use spiffe_workload_client::{
@@ -283,6 +283,40 @@ async fn an_endpoint_of_another_user_is_refused_where_that_is_asked_for() {
     assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
     let text = error.to_string();
     assert!(text.contains(&format!("belongs to user {own}")), "{text}");
+}
+
+#[tokio::test]
+async fn an_endpoint_of_another_user_takes_nothing_from_what_is_held() {
+    let f = Fixture::new();
+    f.api.x509.send(f.ca.update("/web"));
+    let path = f.place.path();
+    let own = std::fs::metadata(&path).unwrap().uid();
+    let place = path.parent().unwrap();
+    let trusting = |uid| {
+        let client = WorkloadApiClient::builder(f.place.endpoint())
+            .clock(f.clock.clone())
+            .owner(uid)
+            .build();
+        let last_good = LastGood::in_files(place.join("state"), place.join("key")).unwrap();
+        X509Source::builder().client(client).last_good(last_good)
+    };
+    trusting(own).build().await.unwrap().shutdown().await;
+    f.api.x509.send(f.ca.update("/theirs"));
+
+    let source = trusting(own + 1).build().await.unwrap();
+    let says = format!("belongs to user {own}");
+    let is_refused = || {
+        let error = source.status().last_error;
+        error.is_some_and(|error| error.contains(&says))
+    };
+    until(is_refused).await;
+    assert_eq!(self::path(&source), "/web");
+    assert_eq!(source.status().endpoint, EndpointState::Waiting);
+    source.shutdown().await;
+    drop(source);
+
+    let source = trusting(own).build().await.unwrap();
+    until(|| self::path(&source) == "/theirs").await;
 }
 
 /// An HTTP/2 server that opens the connection and then, like a frozen process, never reads nor writes again.
