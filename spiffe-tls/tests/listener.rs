@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use spiffe_tls::rustls::ClientConnection;
 use spiffe_tls::{Acceptor, Connector, HandshakeError, Listener, Mtls, Policy, Publisher};
 use support::*;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Descriptors are of the whole process, those of a runtime among them: the tests of this file run one after the other.
@@ -31,6 +32,8 @@ struct World {
     clock: HandClock,
     acceptor: Acceptor,
     connector: Connector,
+    /// A client's first words.
+    hello: Vec<u8>,
 }
 
 impl World {
@@ -43,7 +46,12 @@ impl World {
         let source = Publisher::fixed([east.svid("x", 600)], bundles(&[&east]));
         let mtls =
             || Mtls::new(&source, "any".parse::<Policy>().unwrap()).clock(Arc::new(clock.clone()));
+        let name = "server.invalid".try_into().unwrap();
+        let mut client = ClientConnection::new(mtls().client_config().unwrap(), name).unwrap();
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
         Self {
+            hello,
             acceptor: adjust(mtls()).acceptor().unwrap(),
             connector: mtls().connector().unwrap(),
             clock,
@@ -161,6 +169,41 @@ fn connections_that_come_to_nothing_leave_no_descriptor_behind() {
         world.serves(&mut listener).await;
         assert_eq!(descriptors(), before);
     });
+}
+
+/// What the documentation of `MAX_CONCURRENT_HANDSHAKES` says that one costs, with peers that fall silent after their
+/// hello has been answered: by then a server holds the most.
+#[test]
+fn a_handshake_under_way_costs_little_memory() {
+    const PEERS: usize = 400;
+    alone(async {
+        let world = World::new();
+        let (mut listener, address) = world.listen().await;
+        world.serves(&mut listener).await;
+        let hello = world.hello.clone();
+        let before = resident();
+        let mut peers = Vec::new();
+        let mut accepting = pin!(listener.accept());
+        for _ in 0..PEERS {
+            let mut peer = TcpStream::connect(address).await.unwrap();
+            peer.write_all(&hello).await.unwrap();
+            let mut answer = [0; 5];
+            tokio::select! {
+                ended = &mut accepting => panic!("{:?}", ended.map(drop)),
+                read = peer.read_exact(&mut answer) => drop(read.unwrap()),
+            }
+            peers.push(peer);
+        }
+        let each = resident().saturating_sub(before) / PEERS;
+        assert!(each < 32 * 1024, "{each} bytes");
+    });
+}
+
+/// Bytes of memory that the process has in use.
+fn resident() -> usize {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
 }
 
 #[test]
