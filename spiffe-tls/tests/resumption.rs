@@ -559,44 +559,64 @@ async fn a_session_of_another_server_is_worth_nothing() {
     assert!(visit(&connector, &second).await.unwrap());
 }
 
+/// What takes trust away on the server's side.
+type Strike<'a> = &'a dyn Fn(&World, &Terms);
+
 /// A client of another make keeps its sessions whatever happens on its side.
 #[tokio::test]
 async fn a_client_that_keeps_its_sessions_gets_nowhere_with_them_once_trust_is_gone() {
+    let causes: [(&str, Strike<'_>); 3] = [
+        ("x509-trust-domain-unknown", &|world, _| {
+            let svid = Arc::new(world.domain.svid("server", 3000));
+            world.server.publish([svid], bundles(&[])).unwrap();
+        }),
+        ("not-authorized", &|_, terms| {
+            terms.authorize(policy("id:spiffe://east/other"));
+        }),
+        ("x509-revoked", &|world, terms| {
+            let serial = world.client.load().svid().unwrap().serial().to_vec();
+            terms.revoke(revoking(&world.domain, &serial));
+        }),
+    ];
     for version in VERSIONS {
-        let world = World::new();
-        let acceptor = world.server(version).acceptor().unwrap();
-        let mut eager = (*world.client(version).client_config().unwrap()).clone();
-        eager.resumption = rustls::client::Resumption::in_memory_sessions(16);
-        let eager = tokio_rustls::TlsConnector::from(Arc::new(eager));
-        let visit = async || {
-            let (near, far) = tokio::io::duplex(64 * 1024);
-            let client = async {
-                let name = "server.invalid".try_into().unwrap();
-                let mut stream = eager.connect(name, near).await.ok()?;
-                let mut text = Vec::new();
-                stream.read_to_end(&mut text).await.ok()?;
-                Some(text)
+        for (code, strike) in causes {
+            let world = World::new();
+            let terms = Terms::new(policy("domain:east"));
+            let acceptor = mtls(&world.server, terms.clone(), &world.clock, version)
+                .acceptor()
+                .unwrap();
+            let mut eager = (*world.client(version).client_config().unwrap()).clone();
+            eager.resumption = rustls::client::Resumption::in_memory_sessions(16);
+            let eager = tokio_rustls::TlsConnector::from(Arc::new(eager));
+            let visit = async || {
+                let (near, far) = tokio::io::duplex(64 * 1024);
+                let client = async {
+                    let name = "server.invalid".try_into().unwrap();
+                    let mut stream = eager.connect(name, near).await.ok()?;
+                    let mut text = Vec::new();
+                    stream.read_to_end(&mut text).await.ok()?;
+                    Some(text)
+                };
+                let server = async {
+                    let mut stream = acceptor.accept(far).await?;
+                    stream.write_all(b"hello").await.unwrap();
+                    stream.shutdown().await.unwrap();
+                    Ok::<_, HandshakeError>(stream.peer().is_resumed())
+                };
+                tokio::join!(client, server)
             };
-            let server = async {
-                let mut stream = acceptor.accept(far).await?;
-                stream.write_all(b"hello").await.unwrap();
-                stream.shutdown().await.unwrap();
-                Ok::<_, HandshakeError>(stream.peer().is_resumed())
-            };
-            tokio::join!(client, server)
-        };
-        for expected in [false, true, true] {
-            let (read, resumed) = visit().await;
-            assert_eq!(read.as_deref(), Some(&b"hello"[..]));
-            assert_eq!(resumed.unwrap(), expected);
-        }
-        let svid = Arc::new(world.domain.svid("server", 3000));
-        world.server.publish([svid], bundles(&[])).unwrap();
-        for _ in 0..4 {
-            let (read, resumed) = visit().await;
-            assert_eq!(read.filter(|text| !text.is_empty()), None);
-            let error = resumed.unwrap_err();
-            assert_eq!(error.rule().unwrap().code(), "x509-trust-domain-unknown");
+            for expected in [false, true, true] {
+                let (read, resumed) = visit().await;
+                assert_eq!(read.as_deref(), Some(&b"hello"[..]));
+                assert_eq!(resumed.unwrap(), expected);
+            }
+            strike(&world, &terms);
+            for _ in 0..4 {
+                let (read, resumed) = visit().await;
+                assert_eq!(read.filter(|text| !text.is_empty()), None);
+                let error = resumed.unwrap_err();
+                assert_eq!(error.rule().unwrap().code(), code, "{version:?}");
+            }
         }
     }
 }
