@@ -1,10 +1,14 @@
 //! The JWT source: tokens of one's own, bundles for those of others.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use http::Request;
+use http::header::AUTHORIZATION;
 use spiffe_proto::workload::{Jwtsvid, JwtsvidRequest};
+use spiffe_tls::bearer::AttachToken;
 use spiffe_workload_client::observe::{Event, Metrics};
 use spiffe_workload_client::source::{EndpointState, Ends, LastGood, MAX_CACHED_TOKENS};
 use spiffe_workload_client::spiffe_core::svid::JwtError;
@@ -13,6 +17,7 @@ use spiffe_workload_client::{
     ClientError, JwtSource, ResponseError, WorkloadApiClient, X509Source,
 };
 use tonic::Status;
+use tower::{Layer, ServiceExt};
 
 use crate::support::ca::Ca;
 use crate::support::clock::{START, VirtualClock};
@@ -307,6 +312,38 @@ async fn an_outage_that_another_source_of_the_client_saw_counts_as_well() {
     f.clock.advance(LIFE * 2 / 3);
     until(|| x509.status().endpoint == EndpointState::Following).await;
     check_renewed_at_a_third(&f, &source).await;
+}
+
+#[tokio::test]
+async fn a_client_attaches_its_token_and_after_half_of_its_life_the_next() {
+    let f = Fixture::new();
+    let first = f.issue().await.svid;
+    let source = f.source().await;
+    let shown = tower::service_fn(async |request: Request<()>| {
+        let token = &request.headers()[AUTHORIZATION];
+        assert!(token.is_sensitive());
+        Ok::<_, Infallible>(token.to_str().unwrap().to_owned())
+    });
+    let client = AttachToken::new(source, "db").layer(shown);
+    let ask = async || client.clone().oneshot(Request::new(())).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(ask().await, format!("Bearer {first}"));
+        f.clock.advance(LIFE / 8);
+    }
+    assert_eq!(f.asked().len(), 1);
+    f.clock.advance(LIFE / 8);
+    let second = f.issue().await.svid;
+    // No request waits for a renewal.
+    assert_eq!(ask().await, format!("Bearer {first}"));
+    while ask().await != format!("Bearer {second}") {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(f.asked().len(), 2);
+    // Once it is denied there is none to attach, and the request is not sent.
+    f.api.jwt.fail(Status::permission_denied("gone"));
+    f.clock.advance(LIFE);
+    let error = client.oneshot(Request::new(())).await.unwrap_err();
+    assert!(error.is::<ClientError>(), "{error}");
 }
 
 #[tokio::test]
