@@ -268,6 +268,11 @@ async fn the_rotating_acceptor_prints_each_revision() {
     assert_ne!(serial(&first), serial(&second));
 }
 
+/// The authority of the bundle that vouches for the peer.
+fn authority(stream: &TlsStream<tokio::net::TcpStream>) -> Vec<u8> {
+    stream.peer().verified().authority().unwrap().to_vec()
+}
+
 /// A workload of one trust domain that trusts another.
 async fn identity(of: &LocalTrustDomain, trusts: &LocalTrustDomain, id: &str) -> InProcessSource {
     let params = X509SvidParams::new(SpiffeId::parse(id).unwrap());
@@ -321,16 +326,47 @@ async fn connections_outlive_rotations_and_rollovers_and_end_with_trust() {
     world.domain.reissue();
     let (acceptor, _) = acceptor.line("revision 2: ").await;
     world.domain.prepare_x509_authority().await.unwrap();
-    let (acceptor, _) = acceptor.line("revision 3: ").await;
+    let (mut acceptor, _) = acceptor.line("revision 3: ").await;
     here.refresh().unwrap();
+    there.federate(world.domain.ca().bundle()).unwrap();
     let everybody = Evidence::complete([here.acknowledgement()]);
     world
         .domain
         .activate_x509_authority(&everybody)
         .await
         .unwrap();
+    world.domain.reissue();
+    // Until it shows what the new authority signed, which is soon.
+    loop {
+        let next;
+        (acceptor, next) = acceptor.line("revision ").await;
+        let shown = dial(&here).await;
+        if authority(&shown) != authority(&near) {
+            break;
+        }
+        assert!(!next.starts_with("revision 9"), "{next}");
+    }
     exchange(&mut near).await;
     exchange(&mut far).await;
+    here.rotate(SystemClock::new().now()).await.unwrap();
+    let mut near_again = dial(&here).await;
+    let mut far_again = dial(&there).await;
+    assert_eq!(authority(&near_again), authority(&far_again));
+
+    // The old authority goes, and with it the connection of an SVID that it signed.
+    let old = authority(&near);
+    world.domain.retire_x509_authority().await.unwrap();
+    let (acceptor, _) = acceptor.line("spiffe://example.org/client is let go").await;
+    assert_eq!(near.read(&mut [0]).await.unwrap(), 0);
+    for stream in [&mut far, &mut near_again, &mut far_again] {
+        exchange(stream).await;
+    }
+    here.refresh().unwrap();
+    there.federate(world.domain.ca().bundle()).unwrap();
+    for source in [&here, &there] {
+        assert_ne!(authority(&dial(source).await), old);
+    }
+    let mut near = near_again;
 
     world.domain.put_away(west.trust_domain().as_ref());
     let (acceptor, line) = acceptor.line("spiffe://west.org/client is let go").await;
@@ -348,6 +384,144 @@ async fn connections_outlive_rotations_and_rollovers_and_end_with_trust() {
     let (_acceptor, line) = acceptor.line("spiffe://example.org/client is let go").await;
     assert!(line.contains("verified but not authorised"), "{line}");
     assert_eq!(near.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hello_goes_on_across_a_rollover_and_ends_with_the_bundle() {
+    let world = World::start_with(",federates_with=west.org").await;
+    let west = LocalTrustDomain::builder("west.org".parse().unwrap());
+    let west = west.build().await.unwrap();
+    world.domain.federate(&west);
+    let (server, address) = server(&world, "domain:west.org").await;
+    let there = identity(&west, &world.domain, "spiffe://west.org/client").await;
+    // Who vouches for the server, once it has answered.
+    let greet = async || {
+        let policy: Policy = "id:spiffe://example.org/hello".parse().unwrap();
+        let connector = Mtls::new(&there, policy).connector().unwrap();
+        let tcp = tokio::net::TcpStream::connect(&address).await.unwrap();
+        let mut stream = connector.connect(tcp).await.unwrap();
+        let vouches = authority(&stream);
+        stream.write_all(b"hello\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        assert_eq!(answer, "hello, spiffe://west.org/client\n");
+        std::io::Result::Ok(vouches)
+    };
+    let old = greet().await.unwrap();
+    world.domain.prepare_x509_authority().await.unwrap();
+    there.federate(world.domain.ca().bundle()).unwrap();
+    let everybody = Evidence::complete([]);
+    world
+        .domain
+        .activate_x509_authority(&everybody)
+        .await
+        .unwrap();
+    world.domain.reissue();
+    let until = SystemClock::new().now() + PATIENCE;
+    while greet().await.unwrap() == old {
+        assert!(SystemClock::new().now() < until, "the old SVID is shown");
+    }
+    world.domain.retire_x509_authority().await.unwrap();
+    there.federate(world.domain.ca().bundle()).unwrap();
+    assert_ne!(greet().await.unwrap(), old);
+
+    world.domain.put_away(west.trust_domain().as_ref());
+    while greet().await.is_ok() {
+        assert!(SystemClock::new().now() < until, "it is still greeted");
+    }
+    let (_server, line) = server.line("refused: ").await;
+    assert!(line.contains("x509-trust-domain-unknown"), "{line}");
+}
+
+/// What a small program that serves and one that asks it must come to.
+struct Pair {
+    serves: &'static [&'static str],
+    asks: &'static [&'static str],
+    /// Before the address.
+    scheme: &'static str,
+    answer: &'static str,
+}
+
+const PAIRS: [Pair; 7] = [
+    Pair {
+        serves: &["axum_hello"],
+        asks: &["hyper_hello", "get"],
+        scheme: "https://",
+        answer: "hello, spiffe://example.org/hello",
+    },
+    Pair {
+        serves: &["hyper_hello", "serve"],
+        asks: &["hyper_hello", "get"],
+        scheme: "https://",
+        answer: "hello, spiffe://example.org/hello",
+    },
+    Pair {
+        serves: &["axum_hello"],
+        asks: &["reqwest_hello"],
+        scheme: "https://",
+        answer: "hello, spiffe://example.org/hello",
+    },
+    Pair {
+        serves: &["tonic_hello", "serve"],
+        asks: &["tonic_hello", "call"],
+        scheme: "https://",
+        answer: "hello, spiffe://example.org/hello",
+    },
+    Pair {
+        serves: &["quinn_hello", "serve"],
+        asks: &["quinn_hello", "greet"],
+        scheme: "",
+        answer: "hello, spiffe://example.org/hello",
+    },
+    Pair {
+        serves: &["bearer_hello", "serve"],
+        asks: &["bearer_hello", "get"],
+        scheme: "https://",
+        answer: "200 OK: hello, spiffe://example.org/hello for spiffe://example.org/hello",
+    },
+    // Without a token there is nothing in the answer.
+    Pair {
+        serves: &["bearer_hello", "serve"],
+        asks: &["hyper_hello", "get"],
+        scheme: "https://",
+        answer: "",
+    },
+];
+
+/// The program of an example, which `cargo test` builds with the tests.
+fn example(name: &str) -> String {
+    let test = std::env::current_exe().unwrap();
+    let built = test.ancestors().nth(2).unwrap().join("examples").join(name);
+    assert!(built.exists(), "cargo build --examples makes {built:?}");
+    built.to_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_adapters_example_serves_and_asks_and_refuses() {
+    let world = World::start().await;
+    for pair in &PAIRS {
+        for (policy, is_good) in [
+            ("domain:example.org", true),
+            ("id:spiffe://example.org/other", false),
+        ] {
+            let mut command = world.command(&example(pair.serves[0]));
+            command
+                .args(["--authorize", policy])
+                .args(&pair.serves[1..]);
+            command.args(["--listen", "127.0.0.1:0"]);
+            let (_server, line) = Running::start(command).line("listening on ").await;
+            let address = line.trim_start_matches("listening on ");
+            let url = format!("{}{address}", pair.scheme);
+            let mut arguments = vec!["--authorize", "domain:example.org"];
+            arguments.extend(&pair.asks[1..]);
+            arguments.push(&url);
+            let output = world.run(&example(pair.asks[0]), &arguments).await;
+            let (answer, error) = (text(&output.stdout), text(&output.stderr));
+            assert_eq!(output.status.success(), is_good, "{arguments:?}: {error}");
+            let expected = if is_good { pair.answer } else { "" };
+            assert_eq!(answer.trim_end(), expected, "{arguments:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
