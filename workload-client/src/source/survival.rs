@@ -79,10 +79,18 @@ impl Survival {
         let at = now.max(svid.not_before()).min(svid.not_after());
         let bundles = snapshot.bundles();
         let verified = verifier.verify(svid.chain(), bundles, at, PeerRole::Unspecified);
-        // Without a path (no authority to measure by) the SVID's own time is all that is known.
         let not_after = svid.not_after();
-        let until = verified.map_or(not_after, |path| path.not_after.min(not_after));
         let trust_domain = svid.trust_domain();
+        let own = bundles.get(trust_domain);
+        let authorities = own
+            .into_iter()
+            .flat_map(|own| own.x509_authorities().iter());
+        // Where no authority is left there is no path any more, and it ended with the last of them. Without a path for any
+        // other reason the SVID's own time is all that is known.
+        let gone = authorities.map(|authority| authority.not_after()).max();
+        let gone = gone.filter(|gone| *gone < at);
+        let path_ends = verified.ok().map(|path| path.not_after);
+        let until = path_ends.or(gone).unwrap_or(not_after).min(not_after);
         let ends_with_authority = until < not_after
             && bundles.get(trust_domain).is_some_and(|own| {
                 let mut authorities = own.x509_authorities().iter();
