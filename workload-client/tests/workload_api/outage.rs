@@ -3,17 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use spiffe_workload_client::source::{Ends, LastGood, Readiness, X509SourceBuilder};
+use futures_util::FutureExt;
+use spiffe_proto::workload::X509svidResponse;
+use spiffe_workload_client::source::{Ends, LastGood, Readiness, Survival, X509SourceBuilder};
 use spiffe_workload_client::spiffe_core::crypto::aws_lc_rs;
 use spiffe_workload_client::spiffe_core::verify::{PeerRole, X509Verifier};
-use spiffe_workload_client::spiffe_core::{Clock, Source, Watch};
-use spiffe_workload_client::{WorkloadApiClient, X509Source};
-use tokio::net::UnixListener;
+use spiffe_workload_client::spiffe_core::{Clock, Source, Timestamp, Watch};
+use spiffe_workload_client::{JwtSource, WorkloadApiClient, X509Source};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::Status;
 
 use crate::support::ca::{Ca, update};
 use crate::support::clock::{START, VirtualClock};
+use crate::support::jwt::{JwtCa, bundles, tokens};
 use crate::support::server::{Answer, Api, Place, Running};
 use crate::support::until;
 
@@ -42,22 +46,46 @@ enum Kind {
     /// Every update breaks a rule.
     Garbage,
     Gone,
+    /// It accepts, and says what HTTP/2 begins with, a byte at a time.
+    Dribbles,
     /// It accepts and says nothing.
     Hangs,
     /// It speaks something else.
     Nonsense,
     /// It comes back every few minutes, with nothing but UNAVAILABLE.
     Restarts,
-    /// It answers late: the renewal comes when the outage is over.
+    /// It answers just before the deadline, with what it said before, and ends the stream.
     Slow,
+}
+
+/// What ends first.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum World {
+    /// The SVID.
+    Svid,
+    /// The authority that it rests on.
+    Authority,
+}
+
+/// Who sits at the socket instead.
+#[derive(Clone, Copy, PartialEq)]
+enum Impostor {
+    Silent,
+    Dribbling,
+    OtherProtocol,
 }
 
 struct Fixture {
     api: Arc<Api>,
     server: Option<Running>,
     impostor: Option<JoinHandle<()>>,
+    /// How many bytes an impostor that dribbles has said.
+    dribbled: watch::Sender<usize>,
     clock: Arc<VirtualClock>,
     ca: Ca,
+    jwt_ca: JwtCa,
+    /// What was said last, to be said again.
+    x509: X509svidResponse,
     place: Place,
 }
 
@@ -67,18 +95,25 @@ impl Fixture {
         Self {
             server: Some(Running::start(&api, &place.path())),
             impostor: None,
+            dribbled: watch::channel(0).0,
             api,
             clock: Arc::new(VirtualClock::new()),
             ca: Ca::new("east.example"),
+            jwt_ca: JwtCa::new("east.example"),
+            x509: update([]),
             place,
         }
     }
 
-    fn builder(&self) -> X509SourceBuilder {
-        let client = WorkloadApiClient::builder(self.place.endpoint())
+    fn client(&self, deadline: Duration) -> WorkloadApiClient {
+        WorkloadApiClient::builder(self.place.endpoint())
             .clock(self.clock.clone())
-            .deadline(Duration::from_secs(86_400));
-        X509Source::builder().client(client.build())
+            .deadline(deadline)
+            .build()
+    }
+
+    fn builder(&self) -> X509SourceBuilder {
+        X509Source::builder().client(self.client(HOUR * 24))
     }
 
     /// What a peer would say of the source at this moment.
@@ -94,39 +129,68 @@ impl Fixture {
     }
 
     fn begin(&mut self, kind: Kind) {
+        let api = &self.api;
+        let fail = |status: Status| {
+            api.x509.fail(status.clone());
+            api.jwt_bundles.fail(status);
+            api.jwt.fail(Status::unavailable("not now"));
+        };
         match kind {
-            Kind::ClockAhead => self.clock.set_ahead(HOUR / 4),
-            Kind::ClockBack => self.clock.set_back(HOUR / 4),
+            Kind::ClockAhead | Kind::ClockBack => {
+                api.jwt.fail(Status::unavailable("not now"));
+                if kind == Kind::ClockAhead {
+                    self.clock.set_ahead(HOUR / 4);
+                } else {
+                    self.clock.set_back(HOUR / 4);
+                }
+            }
             Kind::Denies | Kind::DeniesThenClockAhead | Kind::DeniesThenClockBack => {
-                self.api.x509.fail(Status::permission_denied("gone"));
+                fail(Status::permission_denied("gone"));
             }
-            Kind::Garbage => self.api.x509.send(update([])),
+            Kind::Dribbles => self.replace_by(Impostor::Dribbling),
+            Kind::Garbage => self.say_garbage(),
             Kind::Gone => self.server = None,
-            Kind::Hangs => {
-                self.server = None;
-                self.impostor(false);
+            Kind::Hangs => self.replace_by(Impostor::Silent),
+            Kind::Nonsense => self.replace_by(Impostor::OtherProtocol),
+            Kind::Restarts => fail(Status::unavailable("starting")),
+            Kind::Slow => {
+                api.x509.add_all([Answer::End, Answer::Wait]);
+                api.jwt_bundles.add_all([Answer::End, Answer::Wait]);
+                api.jwt.add(Answer::Hang);
             }
-            Kind::Nonsense => {
-                self.server = None;
-                self.impostor(true);
-            }
-            Kind::Restarts => self.api.x509.fail(Status::unavailable("starting")),
-            // Nothing comes until it is over.
-            Kind::Slow => {}
         }
     }
 
+    fn say_garbage(&self) {
+        self.api.x509.send(update([]));
+        self.api.jwt_bundles.send(bundles([]));
+        self.api.jwt.send(tokens([]));
+    }
+
     /// Somebody else at the socket.
-    fn impostor(&mut self, speaks: bool) {
+    fn replace_by(&mut self, impostor: Impostor) {
+        const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        self.server = None;
         let listener = UnixListener::bind(self.place.path()).unwrap();
+        let mut dribbled = self.dribbled.subscribe();
         self.impostor = Some(tokio::spawn(async move {
-            let mut open = Vec::new();
+            let mut open: Vec<(UnixStream, usize)> = Vec::new();
             loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                if speaks {
-                    let _ = stream.try_write(b"220 mail.example ESMTP\r\n");
-                } else {
-                    open.push(stream);
+                tokio::select! {
+                    accepted = listener.accept() => {
+                        let (stream, _) = accepted.unwrap();
+                        if impostor == Impostor::OtherProtocol {
+                            let _ = stream.try_write(b"220 mail.example ESMTP\r\n");
+                        } else {
+                            open.push((stream, 0));
+                        }
+                    }
+                    Ok(()) = dribbled.changed() => {
+                        for (stream, said) in &mut open {
+                            let next = &SETTINGS[*said % SETTINGS.len()..][..1];
+                            *said += stream.try_write(next).unwrap_or_default();
+                        }
+                    }
                 }
             }
         }));
@@ -134,21 +198,26 @@ impl Fixture {
 
     async fn go_on(&mut self, kind: Kind) {
         match kind {
-            Kind::Garbage => self.api.x509.send(update([])),
+            Kind::Dribbles => self.dribbled.send_modify(|said| *said += 1),
+            Kind::Garbage => self.say_garbage(),
             Kind::Restarts => {
                 self.server = None;
                 self.server = Some(Running::start(&self.api, &self.place.path()));
+            }
+            Kind::Slow => {
+                let again = Answer::Send(self.x509.clone());
+                self.api.x509.add_all([again, Answer::End, Answer::Wait]);
+                let again = Answer::Send(bundles([self.jwt_ca.bundle()]));
+                let jwt_bundles = &self.api.jwt_bundles;
+                jwt_bundles.add_all([again, Answer::End, Answer::Wait]);
             }
             _ => {}
         }
         tokio::task::yield_now().await;
     }
 
-    /// The endpoint is well again, with a new SVID.
-    async fn heal(&mut self, source: &X509Source) {
-        let life = HOUR * 24;
-        let svids = [self.ca.svid_until("/healed", self.clock.now() + life)];
-        self.api.x509.send(update(svids));
+    /// The endpoint is there again.
+    async fn restore(&mut self) {
         if let Some(impostor) = self.impostor.take() {
             impostor.abort();
             let _ = impostor.await;
@@ -157,6 +226,15 @@ impl Fixture {
         if self.server.is_none() {
             self.server = Some(Running::start(&self.api, &self.place.path()));
         }
+    }
+
+    /// The endpoint is well again, with a new SVID.
+    async fn heal(&mut self, source: &X509Source) {
+        let life = HOUR * 24;
+        let ca = Ca::new("east.example");
+        let svids = [ca.svid_until("/healed", self.clock.now() + life)];
+        self.api.x509.send(update(svids));
+        self.restore().await;
         let is_healed = || {
             let current = source.current();
             current
@@ -174,25 +252,46 @@ impl Fixture {
     }
 }
 
-/// Lives through one outage, and compares what was predicted with what happens, second by second around the end.
-async fn live_through(kind: Kind, duration: Duration) {
-    let mut f = Fixture::new();
-    let end = START + HOUR;
-    f.api.x509.send(update([f.ca.svid_until("/web", end)]));
-    let builder = f.builder().withdrawal_grace(GRACE);
-    let source = builder.build().await.unwrap();
+impl Kind {
+    /// Whether there is a grace that ends.
+    const fn is_denied(self) -> bool {
+        matches!(
+            self,
+            Self::Denies | Self::DeniesThenClockAhead | Self::DeniesThenClockBack
+        )
+    }
+
+    /// The deadline of a request, and the longest step that is made at once.
+    fn deadline(self) -> (Duration, Duration) {
+        match self {
+            Self::Slow => (SECOND * 150, SECOND * 149),
+            Self::Dribbles => (SECOND * 150, SECOND * 100),
+            _ => (HOUR * 24, SECOND * 200),
+        }
+    }
+
+    /// How much further to go at once. Close to the end every second is looked at.
+    fn step(self, now: Timestamp, predicted: Timestamp) -> Duration {
+        let (_, longest) = self.deadline();
+        if now > predicted + SECOND * 3 {
+            return longest;
+        }
+        let to_end = predicted.saturating_since(now);
+        to_end.saturating_sub(SECOND * 2).clamp(SECOND, longest)
+    }
+}
+
+/// Begins an outage; when what would end at `end` ends now.
+async fn begin(
+    f: &mut Fixture,
+    kind: Kind,
+    end: Timestamp,
+    survives: impl Fn() -> Option<Arc<Survival>>,
+) -> Timestamp {
     let begun = f.clock.now();
     f.begin(kind);
-    let is_denied = matches!(
-        kind,
-        Kind::Denies | Kind::DeniesThenClockAhead | Kind::DeniesThenClockBack
-    );
-    if is_denied {
-        until(|| {
-            let survival = source.survives_until();
-            survival.is_some_and(|survival| *survival.ends() == Ends::Withdrawal)
-        })
-        .await;
+    if kind.is_denied() {
+        until(|| survives().is_some_and(|it| *it.ends() == Ends::Withdrawal)).await;
     }
     let predicted = match kind {
         Kind::Denies => begun + GRACE,
@@ -208,45 +307,55 @@ async fn live_through(kind: Kind, duration: Duration) {
         }
         _ => end,
     };
-    if is_denied {
+    if kind.is_denied() {
         // It looks at the clocks whenever it is about to ask again.
+        let asked = f.api.calls().len();
         f.clock.pass(SECOND).await;
-        f.api.called(2).await;
+        f.api.called(asked + 1).await;
         f.clock.somebody_waits(SECOND * 30).await;
     }
-    assert_eq!(
-        source.survives_until().unwrap().until(),
-        predicted,
-        "{kind:?}"
-    );
+    assert_eq!(survives().unwrap().until(), predicted, "{kind:?}");
+    predicted
+}
+
+/// Lives through one outage, and compares what was predicted with what happens, second by second around the end.
+async fn live_through(kind: Kind, world: World, duration: Duration) {
+    let mut f = Fixture::new();
+    let end = START + HOUR;
+    if world == World::Authority {
+        f.ca = Ca::of_life("east.example", HOUR);
+    }
+    let svid = match world {
+        World::Svid => f.ca.svid_until("/web", end),
+        World::Authority => f.ca.svid_until("/web", end + HOUR),
+    };
+    f.x509 = update([svid]);
+    f.api.x509.send(f.x509.clone());
+    let (deadline, _) = kind.deadline();
+    let builder = X509Source::builder().client(f.client(deadline));
+    let source = builder.withdrawal_grace(GRACE).build().await.unwrap();
+    let ends_with_bundle = matches!(source.survives_until().unwrap().ends(), Ends::Bundle { .. });
+    assert_eq!(ends_with_bundle, world == World::Authority);
+    let predicted = begin(&mut f, kind, end, || source.survives_until()).await;
 
     let mut left = duration;
     while !left.is_zero() {
-        // Close to the end every second is looked at.
-        let to_end = predicted.saturating_since(f.clock.now());
-        let is_close = f.clock.now() <= predicted + SECOND * 3 && to_end <= SECOND * 3;
-        let step = if is_close {
-            SECOND
-        } else {
-            to_end
-                .saturating_sub(SECOND * 2)
-                .clamp(SECOND, SECOND * 200)
-        };
-        let step = step.min(left);
+        let step = kind.step(f.clock.now(), predicted).min(left);
         left -= step;
         f.clock.advance(step);
         f.go_on(kind).await;
         let now = f.clock.now();
-        if is_denied && now >= predicted {
+        if kind.is_denied() && now >= predicted {
             until(|| source.svid().is_err()).await;
             assert!(source.survives_until().is_none());
             continue;
         }
-        assert_eq!(f.serves(&source), now <= predicted, "{kind:?} at {now}");
+        let what = format!("{kind:?}, {world:?}, at {now}");
+        assert_eq!(f.serves(&source), now <= predicted, "{what}");
         let survival = source.survives_until().unwrap();
-        assert_eq!(survival.until(), predicted, "{kind:?} at {now}");
+        assert_eq!(survival.until(), predicted, "{what}");
         let expired = matches!(source.status().readiness, Readiness::Expired { .. });
-        assert_eq!(expired, now > predicted, "{kind:?} at {now}");
+        assert_eq!(expired, now > predicted, "{what}");
     }
     f.heal(&source).await;
     assert!(f.serves(&source), "{kind:?}");
@@ -254,9 +363,57 @@ async fn live_through(kind: Kind, duration: Duration) {
     until(|| source.status().is_ready()).await;
 }
 
+/// The same with a token of an hour that a source holds.
+async fn live_through_with_token(kind: Kind, duration: Duration) {
+    let mut f = Fixture::new();
+    let end = START + HOUR;
+    f.api.jwt_bundles.send(bundles([f.jwt_ca.bundle()]));
+    let token = f.jwt_ca.token("/web", &["db"], START, HOUR).await;
+    f.api.jwt.send(tokens([token]));
+    let (deadline, _) = kind.deadline();
+    let builder = JwtSource::builder().client(f.client(deadline));
+    let source = builder.withdrawal_grace(GRACE).build().await.unwrap();
+    source.fetch(["db"]).await.unwrap();
+    let survival = source.survives_until().unwrap();
+    assert!(matches!(survival.ends(), Ends::Token { .. }), "{survival}");
+    let predicted = begin(&mut f, kind, end, || source.survives_until()).await;
+
+    let mut left = duration;
+    while !left.is_zero() {
+        let step = kind.step(f.clock.now(), predicted).min(left);
+        left -= step;
+        f.clock.advance(step);
+        f.go_on(kind).await;
+        let now = f.clock.now();
+        if kind.is_denied() && now >= predicted {
+            until(|| source.survives_until().is_none()).await;
+        }
+        // What is held is there at once, and whoever would have to ask the endpoint waits or fails.
+        let fetched = source.fetch(["db"]).now_or_never();
+        let is_held = matches!(fetched, Some(Ok(_)));
+        // RFC 7519 §4.1.4: not on or after its time.
+        assert_eq!(is_held, now < predicted, "{kind:?} at {now}");
+        if now < predicted {
+            let survival = source.survives_until().unwrap();
+            assert_eq!(survival.until(), predicted, "{kind:?} at {now}");
+        }
+    }
+    let now = f.clock.now();
+    let token = f.jwt_ca.token("/web", &["db"], now, HOUR * 24).await;
+    f.api.jwt_bundles.send(bundles([f.jwt_ca.bundle()]));
+    f.api.jwt.send(tokens([token]));
+    f.restore().await;
+    while source.fetch(["db"]).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    assert!(source.survives_until().unwrap().until() > f.clock.now());
+}
+
 async fn check(kind: Kind) {
     for duration in DURATIONS {
-        live_through(kind, duration).await;
+        live_through(kind, World::Svid, duration).await;
+        live_through(kind, World::Authority, duration).await;
+        live_through_with_token(kind, duration).await;
     }
 }
 
@@ -290,6 +447,7 @@ async fn survival_is_as_predicted_when_the_agent_sends_garbage() {
 #[tokio::test]
 async fn survival_is_as_predicted_when_the_agent_is_slow() {
     check(Kind::Slow).await;
+    check(Kind::Dribbles).await;
 }
 
 #[tokio::test]

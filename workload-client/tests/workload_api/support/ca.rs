@@ -18,10 +18,12 @@ pub(crate) struct Ca {
 
 impl Ca {
     pub(crate) fn new(trust_domain: &'static str) -> Self {
-        let mut params = params(
-            &format!("spiffe://{trust_domain}"),
-            Duration::from_secs(86_400 * 365),
-        );
+        Self::of_life(trust_domain, Duration::from_secs(86_400 * 365))
+    }
+
+    /// Its own certificate is valid for so long from the start.
+    pub(crate) fn of_life(trust_domain: &'static str, life: Duration) -> Self {
+        let mut params = params(&format!("spiffe://{trust_domain}"), life);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params

@@ -34,6 +34,8 @@ pub(crate) enum Answer<M> {
     End,
     /// Says nothing.
     Hang,
+    /// Says nothing until there is another answer.
+    Wait,
 }
 
 /// The answers of one call in order. A new stream begins with the last one and goes on with those that come.
@@ -49,6 +51,11 @@ impl<M: Clone + Send + Sync + 'static> Script<M> {
 
     pub(crate) fn add(&self, answer: Answer<M>) {
         self.answers.send_modify(|answers| answers.push(answer));
+    }
+
+    /// Several at once: nobody begins with one that is not the last.
+    pub(crate) fn add_all(&self, more: impl IntoIterator<Item = Answer<M>>) {
+        self.answers.send_modify(|answers| answers.extend(more));
     }
 
     pub(crate) fn send(&self, message: M) {
@@ -68,16 +75,19 @@ impl<M: Clone + Send + Sync + 'static> Script<M> {
         let answers = self.answers.subscribe();
         let first = answers.borrow().len().saturating_sub(1);
         Box::pin(stream::unfold(Some((answers, first)), |state| async {
-            let (mut answers, at) = state?;
-            let answer = answers
-                .wait_for(|answers| answers.len() > at && !matches!(answers[at], Answer::Hang))
-                .await
-                .ok()?[at]
-                .clone();
+            let (mut answers, mut at) = state?;
+            let answer = loop {
+                let is_there =
+                    |answers: &Vec<_>| answers.len() > at && !matches!(answers[at], Answer::Hang);
+                match answers.wait_for(is_there).await.ok()?[at].clone() {
+                    Answer::Wait => at += 1,
+                    answer => break answer,
+                }
+            };
             match answer {
                 Answer::Send(message) => Some((Ok(message), Some((answers, at + 1)))),
                 Answer::Fail(status) => Some((Err(status), None)),
-                Answer::End | Answer::Hang => None,
+                Answer::End | Answer::Hang | Answer::Wait => None,
             }
         }))
     }
@@ -85,7 +95,8 @@ impl<M: Clone + Send + Sync + 'static> Script<M> {
     /// The last answer, as a unary call gives it; waits for one.
     async fn last(&self) -> Result<Response<M>, Status> {
         let mut answers = self.answers.subscribe();
-        let is_answer = |answers: &Vec<_>| !matches!(answers.last(), Some(Answer::Hang));
+        let is_answer =
+            |answers: &Vec<_>| !matches!(answers.last(), Some(Answer::Hang | Answer::Wait));
         match answers.wait_for(is_answer).await.unwrap().last() {
             Some(Answer::Send(message)) => Ok(Response::new(message.clone())),
             Some(Answer::Fail(status)) => Err(status.clone()),
