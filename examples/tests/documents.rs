@@ -99,6 +99,8 @@ fn the_page_of_limits_has_the_values_of_the_constants() {
         spiffe_workload_client::client::DEFAULT_KEEP_ALIVE, "silence before a sign of life is asked for, and time for that";
         spiffe_workload_client::client::DEFAULT_DEADLINE, "time for a single request, and for a stream's first message";
         spiffe_workload_client::MAX_SVIDS, "SVIDs of an update";
+        spiffe_workload_client::client::MAX_CLAIMS_BYTES, "bytes of an answer about one token";
+        spiffe_workload_client::client::MAX_MESSAGE_FIELDS, "fields of a message of the Workload API, to either end";
         spiffe_workload_client::MAX_TRUST_DOMAINS, "bundles of an update by trust domain, beside those of its SVIDs";
         spiffe_workload_client::MAX_HINT_BYTES, "bytes of a hint";
         spiffe_workload_client::source::DEFAULT_START_TIMEOUT, "time a source waits for its first good update";

@@ -51,4 +51,5 @@
 #[rustfmt::skip]
 pub mod workload;
 
+pub mod codec;
 mod secrets;

@@ -12,6 +12,9 @@ use super::{Responses, WorkloadApiClient};
 use crate::error::ClientError;
 use crate::update::{self, JwtBundleReader, JwtBundles, empty, id};
 
+/// The largest answer about one token that is taken: claims in memory are up to fifty times as large as on the wire.
+pub const MAX_CLAIMS_BYTES: usize = 1024 * 1024;
+
 impl WorkloadApiClient {
     /// Tokens of the workload's identities, or of `id` alone, that name all of `audiences`: FetchJWTSVID. The first is
     /// the default identity's.
@@ -74,7 +77,8 @@ impl WorkloadApiClient {
         token: &str,
         audience: &str,
     ) -> Result<ValidatedJwt, ClientError> {
-        let mut stub = self.stub();
+        let limit = self.inner.max_message_bytes.min(MAX_CLAIMS_BYTES);
+        let mut stub = self.stub().max_decoding_message_size(limit);
         let answer = stub.validate_jwtsvid(ValidateJwtsvidRequest {
             audience: audience.into(),
             svid: token.into(),

@@ -29,7 +29,8 @@ use spiffe_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use tokio::runtime::{Handle, Id};
 use tonic::{Code, Status, Streaming};
 
-pub use jwt::{ClaimValue, JwtBundleUpdates, ValidatedJwt};
+pub use jwt::{ClaimValue, JwtBundleUpdates, MAX_CLAIMS_BYTES, ValidatedJwt};
+pub use spiffe_proto::codec::MAX_FIELDS as MAX_MESSAGE_FIELDS;
 pub use x509::{X509BundleUpdates, X509Updates};
 
 use self::connection::{Connection, Dial, Unreachable};

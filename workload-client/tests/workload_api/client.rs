@@ -8,7 +8,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 use spiffe_proto::workload::{ValidateJwtsvidResponse, X509svid};
-use spiffe_workload_client::client::ClaimValue;
+use spiffe_workload_client::client::{ClaimValue, MAX_CLAIMS_BYTES};
 use spiffe_workload_client::{ClientError, MAX_HINT_BYTES, ResponseError, WorkloadApiClient};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
@@ -402,6 +402,27 @@ async fn hints_that_are_too_long_or_repeated_are_noticed() {
     assert_eq!(notices.len(), 2, "{notices:?}");
     assert!(notices[0].contains("svids[1]"), "{notices:?}");
     assert!(notices[1].contains("svids[2] repeats"), "{notices:?}");
+}
+
+#[tokio::test]
+async fn claims_without_end_are_not_unpacked() {
+    let f = fixture();
+    let answer = |number| {
+        let values = vec![Value { kind: None }; number];
+        let list = Kind::ListValue(ListValue { values });
+        let claims = BTreeMap::from([("aud".to_owned(), Value { kind: Some(list) })]);
+        ValidateJwtsvidResponse {
+            spiffe_id: "spiffe://east.example/web".into(),
+            claims: Some(Struct { fields: claims }),
+        }
+    };
+    // Two bytes each.
+    let most = MAX_CLAIMS_BYTES / 2;
+    f.api.validation.send(answer(most - 100));
+    f.client.validate_jwt_svid("t", "a").await.unwrap();
+    f.api.validation.send(answer(most + 1));
+    let error = f.client.validate_jwt_svid("t", "a").await.unwrap_err();
+    assert!(error.to_string().contains("OUT_OF_RANGE"), "{error}");
 }
 
 #[tokio::test]

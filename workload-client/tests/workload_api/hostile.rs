@@ -10,6 +10,7 @@ use base64ct::{Base64, Encoding};
 use prost::Message;
 use rcgen::{KeyPair, PKCS_RSA_SHA256};
 use spiffe_proto::workload::{JwtBundlesResponse, X509svid, X509svidResponse};
+use spiffe_workload_client::client::{DEFAULT_MAX_MESSAGE_BYTES, MAX_MESSAGE_FIELDS};
 use spiffe_workload_client::source::{EndpointState, LastGood, X509SourceBuilder};
 use spiffe_workload_client::spiffe_core::crypto::aws_lc_rs;
 use spiffe_workload_client::spiffe_core::{Source, Watch};
@@ -266,6 +267,25 @@ async fn an_update_at_the_limit_is_taken_and_one_byte_more_is_not() {
     let held = source.current().revision();
     let (_, ()) = tokio::join!(source.changed(held), f.clock.pass(Duration::from_secs(30)));
     assert_eq!(path(&source), "/small");
+}
+
+/// Two bytes each on the wire, and over a hundred in memory.
+#[tokio::test]
+async fn a_message_of_empty_entries_is_not_unpacked() {
+    let f = Fixture::new();
+    f.api.x509.send(f.ca.update("/web"));
+    let source = f.builder(DEFAULT_MAX_MESSAGE_BYTES).build().await.unwrap();
+    let empty = |number| update(vec![X509svid::default(); number]);
+    // As many as are unpacked are counted by who reads them.
+    f.api.x509.send(empty(MAX_MESSAGE_FIELDS));
+    until(|| source.status().last_error.is_some()).await;
+    let error = source.status().last_error.unwrap();
+    assert!(error.contains("32768 SVIDs"), "{error}");
+    f.api.x509.send(empty(MAX_MESSAGE_FIELDS + 1));
+    until(|| source.status().endpoint == EndpointState::Waiting).await;
+    let error = source.status().last_error.unwrap();
+    assert!(error.contains("more than 32768 fields"), "{error}");
+    assert_eq!(path(&source), "/web");
 }
 
 #[tokio::test]

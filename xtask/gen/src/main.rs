@@ -32,6 +32,7 @@ fn generate(file: &File, definitions: &Path, out: &Path) -> Result<(), Box<dyn E
         .emit_rerun_if_changed(false)
         // Ordered maps make encoding deterministic.
         .btree_map(".")
+        .codec_path("crate::codec::BoundedCodec")
         .skip_debug(file.secret_messages)
         .client_mod_attribute(".", client)
         .server_mod_attribute(".", server)
