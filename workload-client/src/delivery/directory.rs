@@ -405,11 +405,7 @@ impl DeliveryDirectory {
 
     /// Gives a file its mode and owner where they are others.
     fn mend(&self, file: &OwnedFd, access: Access) -> io::Result<()> {
-        let found = rustix::fs::fstat(file)?;
-        let is_good = found.st_mode & 0o7777 == access.mode
-            && access.uid.is_none_or(|uid| uid == found.st_uid)
-            && access.gid.is_none_or(|gid| gid == found.st_gid);
-        if is_good {
+        if access.is_of(&rustix::fs::fstat(file)?) {
             return Ok(());
         }
         self.disk.settle(file, access)

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, fchown};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
 /// Who may do what with a file or directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,18 @@ pub(super) struct Access {
     pub(super) gid: Option<u32>,
 }
 
+impl Access {
+    /// Whether a file has this mode and owner.
+    pub(super) fn is_of(&self, found: &Stat) -> bool {
+        self.is_owner_of(found) && found.st_mode & 0o7777 == self.mode
+    }
+
+    fn is_owner_of(&self, found: &Stat) -> bool {
+        self.uid.is_none_or(|uid| uid == found.st_uid)
+            && self.gid.is_none_or(|gid| gid == found.st_gid)
+    }
+}
+
 pub(super) trait Disk: fmt::Debug + Send + Sync {
     /// Makes a directory that only its owner can enter.
     fn make_directory(&self, at: &OwnedFd, name: &str) -> io::Result<()>;
@@ -29,7 +41,7 @@ pub(super) trait Disk: fmt::Debug + Send + Sync {
     /// Makes a file: closed to others until it has its owner and mode, and on disk when this returns.
     fn write(&self, at: &OwnedFd, name: &str, bytes: &[u8], access: Access) -> io::Result<()>;
 
-    /// Gives an open file or directory its owner and mode.
+    /// Gives an open file or directory its owner and mode where they are others.
     fn settle(&self, file: &OwnedFd, access: Access) -> io::Result<()>;
 
     /// Makes a symbolic link.
@@ -68,8 +80,13 @@ impl Disk for System {
     }
 
     fn settle(&self, file: &OwnedFd, access: Access) -> io::Result<()> {
-        // The owner first: to give a file away clears some bits of its mode.
-        if access.uid.is_some() || access.gid.is_some() {
+        let found = rustix::fs::fstat(file)?;
+        if access.is_of(&found) {
+            return Ok(());
+        }
+        // The owner first: to give a file away clears some bits of its mode. Where it stays there is no call at all: some
+        // sandboxes and file systems refuse each.
+        if !access.is_owner_of(&found) {
             fchown(file, access.uid, access.gid)?;
         }
         // Unlike the mode at creation, this one is not cut by the umask.

@@ -319,6 +319,70 @@ async fn files_get_another_owner_from_root_alone() {
     is_settled();
 }
 
+/// A change of owner is refused in some sandboxes even where it changes nothing.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_as_it_should_be_is_not_touched() {
+    use rustix::fs::inotify::{CreateFlags, Reader, WatchFlags, add_watch, init};
+
+    let file = OwnedFd::from(tempfile::tempfile().unwrap());
+    let number = std::os::fd::AsRawFd::as_raw_fd(&file);
+    let events = init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
+    let path = format!("/proc/self/fd/{number}");
+    add_watch(&events, path, WatchFlags::ATTRIB).unwrap();
+    let is_touched = || {
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 1024];
+        match Reader::new(&events, &mut buffer).next() {
+            Ok(_) => true,
+            Err(error) => {
+                assert_eq!(error, Errno::AGAIN);
+                false
+            }
+        }
+    };
+    let found = rustix::fs::fstat(&file).unwrap();
+    let (uid, gid) = (Some(found.st_uid), Some(found.st_gid));
+    for (uid, gid) in [(None, None), (uid, None), (None, gid), (uid, gid)] {
+        for mode in [0o640, 0o600] {
+            let access = Access { mode, uid, gid };
+            System.settle(&file, access).unwrap();
+            assert!(is_touched());
+            System.settle(&file, access).unwrap();
+            assert!(!is_touched(), "{access:?}");
+        }
+    }
+}
+
+/// Linux takes a file's capabilities from it at each change of owner, to the same one too, and at no change of mode.
+#[cfg(target_os = "linux")]
+#[test]
+fn another_mode_alone_is_no_change_of_owner() {
+    use rustix::fs::{XattrFlags, fgetxattr, fsetxattr};
+
+    const NAME: &str = "security.capability";
+    // Revision 2 of its layout: CAP_CHOWN, permitted.
+    let capability = [0x0200_0000, 1, 0, 0, 0].map(u32::to_le_bytes).concat();
+    let file = OwnedFd::from(tempfile::tempfile().unwrap());
+    let set = || fsetxattr(&file, NAME, &capability, XattrFlags::empty());
+    // Only root may, and not everywhere.
+    if set().is_err() {
+        return;
+    }
+    let is_kept = || fgetxattr(&file, NAME, &mut [0_u8; 20]).is_ok();
+    let found = rustix::fs::fstat(&file).unwrap();
+    let mut access = Access {
+        mode: 0o640,
+        uid: Some(found.st_uid),
+        gid: Some(found.st_gid),
+    };
+    System.settle(&file, access).unwrap();
+    assert!(is_kept());
+    assert!(access.is_of(&rustix::fs::fstat(&file).unwrap()));
+    access.gid = Some(found.st_gid + 1);
+    System.settle(&file, access).unwrap();
+    assert!(!is_kept());
+}
+
 /// Nothing can be changed any more, for each reason that a system gives.
 #[tokio::test]
 async fn a_target_that_cannot_be_written_is_named_with_what_to_do() {
