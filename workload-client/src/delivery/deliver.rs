@@ -200,8 +200,6 @@ struct Task {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     backoff: Backoff,
-    /// The tokens that were due already when they were handed out last.
-    due: Vec<Arc<JwtSvid>>,
     status: watch::Sender<DeliveryStatus>,
 }
 
@@ -233,7 +231,6 @@ impl Task {
             clock,
             random: settings.random,
             backoff: Backoff::default(),
-            due: Vec::new(),
             status,
         };
         (task, watched)
@@ -354,7 +351,7 @@ impl Task {
     }
 
     /// The tokens that can be had.
-    async fn tokens(&mut self, outcome: &mut Outcome) -> Vec<Option<Arc<JwtSvid>>> {
+    async fn tokens(&self, outcome: &mut Outcome) -> Vec<Option<Arc<JwtSvid>>> {
         let Some(jwt) = &self.jwt else {
             return Vec::new();
         };
@@ -365,22 +362,11 @@ impl Task {
         let fetched = join_all(fetches).await;
         let now = self.clock.now();
         let mut tokens = Vec::with_capacity(fetched.len());
-        let mut due = Vec::new();
         for (request, fetched) in self.requests.iter().zip(fetched) {
             match fetched {
                 Ok(Held { token, renew_at }) => {
-                    let was_due = self.due.iter().any(|known| Arc::ptr_eq(known, &token));
-                    let look_in = if was_due {
-                        // It could not be renewed, and is asked for more and more often.
-                        token.expires_at().saturating_since(now) / 2
-                    } else {
-                        // One that is due is being renewed, which nothing tells of.
-                        renew_at.saturating_since(now)
-                    };
-                    if was_due || renew_at <= now {
-                        due.push(token.clone());
-                    }
-                    let look_in = look_in.max(TOKEN_PAUSE);
+                    // One that is due is being renewed, or was tried to be, which nothing tells of.
+                    let look_in = renew_at.saturating_since(now).max(TOKEN_PAUSE);
                     let sooner = |soonest: Duration| soonest.min(look_in);
                     outcome.token_due = Some(outcome.token_due.map_or(look_in, sooner));
                     tokens.push(Some(token));
@@ -394,7 +380,6 @@ impl Task {
                 }
             }
         }
-        self.due = due;
         tokens
     }
 

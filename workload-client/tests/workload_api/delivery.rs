@@ -14,7 +14,7 @@ use tonic::Status;
 use crate::support::ca::Ca;
 use crate::support::clock::{START, VirtualClock};
 use crate::support::jwt::{JwtCa, bundles, tokens};
-use crate::support::server::{Api, Place, Running};
+use crate::support::server::{Answer, Api, Place, Running};
 use crate::support::until;
 
 struct Fixture {
@@ -141,21 +141,35 @@ async fn a_token_on_disk_is_replaced_soon_after_half_of_its_life() {
 }
 
 #[tokio::test]
-async fn a_token_that_could_not_be_renewed_is_asked_for_more_and_more_often() {
-    let f = Fixture::new(seconds(60)).await;
+async fn a_token_that_could_not_be_renewed_is_replaced_as_soon_once_it_can_be() {
+    let f = Fixture::new(seconds(300)).await;
     let first = f.delivered();
     f.api.jwt.fail(Status::unavailable("later"));
-    let looks = [seconds(30), seconds(5), seconds(25) / 2];
-    for (before, look) in looks.into_iter().enumerate() {
+    let looks = [60, 60, 30, 5, 5, 5].map(seconds);
+    for (number, look) in (1..).zip(looks) {
         f.looks_after(look).await;
-        until(|| f.failures.0.load(Ordering::Relaxed) == before + 1).await;
+        let failed = usize::saturating_sub(number, 2);
+        until(|| f.failures.0.load(Ordering::Relaxed) == failed).await;
     }
     assert_eq!(f.delivered(), first);
-    let next = f.issued_when_it_looks_after(seconds(25) / 4).await;
+    let next = f.issued_when_it_looks_after(seconds(5)).await;
     f.looks_after(seconds(5)).await;
     assert_eq!(f.delivered(), Some(next));
-    assert_eq!(
-        f.clock.now(),
-        START + looks.iter().sum::<Duration>() + seconds(25) / 4 + seconds(5)
-    );
+    assert_eq!(f.clock.now(), START + seconds(150 + 3 * 5 + 5 + 5));
+}
+
+#[tokio::test]
+async fn a_token_that_was_slow_to_come_is_on_disk_soon_after_it_came() {
+    let f = Fixture::new(seconds(300)).await;
+    f.api.jwt.add(Answer::Hang);
+    for look in [60, 60, 30, 5, 5].map(seconds) {
+        f.looks_after(look).await;
+    }
+    let next = issue(&f.api, &f.ca, f.clock.now(), f.life).await;
+    while f.jwt.fetch(["db"]).await.unwrap().secret_token() != next {
+        tokio::task::yield_now().await;
+    }
+    f.looks_after(seconds(5)).await;
+    assert_eq!(f.delivered(), Some(next));
+    assert_eq!(f.clock.now(), START + seconds(150 + 5 + 5 + 5));
 }
