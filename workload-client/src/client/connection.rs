@@ -12,10 +12,11 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use http_body_util::combinators::MapFrame;
 use hyper::body::{Bytes, Frame, Incoming};
-use hyper::client::conn::http2;
+use hyper::client::conn::{TrySendError, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::{Handle, Id};
 use tokio::sync::Mutex;
 use tonic::body::Body;
 use tower_service::Service;
@@ -40,15 +41,21 @@ type Frames = MapFrame<Incoming, fn(Frame<Bytes>) -> Frame<Bytes>>;
 
 /// Takes requests over one HTTP/2 connection; clones share it.
 ///
-/// It is made by the first call, within that call's tokio runtime, and made again by the next call once it is lost. It
-/// ends with the last clone and the last answer.
+/// It is made by the first call, within that call's tokio runtime, and made again by the next call once it is lost, is
+/// being closed by the other end, or belongs to another runtime, which may not be driven any more. It ends with the last
+/// clone and the last answer.
 #[derive(Clone)]
 pub(super) struct Connection(Arc<Shared>);
 
 struct Shared {
     dial: Dial,
     /// Held while connecting, so that calls that come together make one connection.
-    open: Mutex<Option<Requests>>,
+    open: Mutex<Option<Open>>,
+}
+
+struct Open {
+    runtime: Id,
+    requests: Requests,
 }
 
 /// Where a connection leads, and what it keeps to.
@@ -90,18 +97,26 @@ impl Shared {
         let headers = request.headers_mut();
         headers.insert(SECURITY_HEADER, HeaderValue::from_static("true"));
         headers.insert(USER_AGENT, NAME);
-        let mut response = self.requests().await?.send_request(request).await?;
+        let mut sent = self.requests().await?.try_send_request(request).await;
+        // What the connection gives back was not sent, since the other end takes no more: it goes over a new one.
+        if let Some(request) = sent.as_mut().err().and_then(TrySendError::take_message) {
+            sent = self.requests().await?.try_send_request(request).await;
+        }
+        let mut response = sent.map_err(TrySendError::into_error)?;
         response.headers_mut().remove(DETAILS);
         Ok(response.map(|body| body.map_frame(without_details as fn(_) -> _)))
     }
 
     async fn requests(&self) -> Result<Requests, BoxError> {
+        let runtime = Handle::current().id();
+        let is_usable = |open: &&Open| open.runtime == runtime && !open.requests.is_closed();
         let mut open = self.open.lock().await;
-        if let Some(requests) = open.as_ref().filter(|requests| !requests.is_closed()) {
-            return Ok(requests.clone());
+        if let Some(open) = open.as_ref().filter(is_usable) {
+            return Ok(open.requests.clone());
         }
         let requests = self.dial.connect().await?;
-        Ok(open.insert(requests).clone())
+        let open = open.insert(Open { runtime, requests });
+        Ok(open.requests.clone())
     }
 }
 

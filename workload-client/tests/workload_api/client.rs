@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use prost::Message;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
-use spiffe_proto::workload::{ValidateJwtsvidResponse, X509svid};
+use spiffe_proto::workload::{ValidateJwtsvidResponse, X509svid, X509svidResponse};
 use spiffe_workload_client::client::{ClaimValue, MAX_CLAIMS_BYTES};
 use spiffe_workload_client::{ClientError, MAX_HINT_BYTES, ResponseError, WorkloadApiClient};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
@@ -190,6 +192,95 @@ async fn details_of_a_status_that_cannot_be_read_are_left_out() {
     updates.next().await.unwrap();
     f.api.x509.fail(status);
     assert!(is_busy(updates.next().await.unwrap_err()));
+}
+
+/// RFC 9113 §4.1.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let [_, length @ ..] = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let head = [&length[..], &[kind, flags, 0, 0, 0, stream]].concat();
+    [head, payload.to_vec()].concat()
+}
+
+/// Takes a connection, and answers the first request on it with the headers of a stream.
+async fn answer(listener: &UnixListener) -> UnixStream {
+    const HEADERS: u8 = 1;
+    let (mut socket, _) = listener.accept().await.unwrap();
+    socket.read_exact(&mut [0; 24]).await.unwrap();
+    socket.write_all(&frame(4, 0, 0, &[])).await.unwrap();
+    loop {
+        let mut head = [0; 9];
+        socket.read_exact(&mut head).await.unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        socket.read_exact(&mut payload).await.unwrap();
+        if head[3] == HEADERS {
+            break;
+        }
+    }
+    // `:status: 200` and the content type.
+    let headers = b"\x88\x0f\x10\x10application/grpc";
+    socket.write_all(&frame(1, 4, 1, headers)).await.unwrap();
+    socket
+}
+
+/// A message of FetchX509SVID in a DATA frame.
+fn data(message: &X509svidResponse) -> Vec<u8> {
+    let message = message.encode_to_vec();
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    frame(0, 0, 1, &[&[0], &length[..], &message].concat())
+}
+
+#[tokio::test]
+async fn a_call_after_goaway_goes_over_a_new_connection() {
+    let place = Place::new();
+    let listener = UnixListener::bind(place.path()).unwrap();
+    let message = data(&Ca::new("east.example").update("/web"));
+    let client = WorkloadApiClient::builder(place.endpoint())
+        .clock(Arc::new(VirtualClock::new()))
+        .build();
+    let first = async {
+        let mut socket = answer(&listener).await;
+        // No stream after the first, whose messages go on: who has the second one has read the GOAWAY.
+        let goaway = frame(7, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]);
+        let said = [&message[..], &goaway, &message].concat();
+        socket.write_all(&said).await.unwrap();
+        socket
+    };
+    let following = async {
+        let mut updates = client.watch_x509().await.unwrap();
+        updates.next().await.unwrap();
+        updates.next().await.unwrap();
+        updates
+    };
+    let (_first, mut updates) = tokio::join!(first, following);
+
+    let second = tokio::spawn(async move {
+        let mut socket = answer(&listener).await;
+        socket.write_all(&message).await.unwrap();
+        socket
+    });
+    let context = client.fetch_x509().await.unwrap();
+    assert_eq!(context.default_svid().id().path(), "/web");
+    second.await.unwrap();
+    // The stream on the old one is open still.
+    assert!(updates.next().now_or_never().is_none());
+}
+
+#[test]
+fn a_connection_of_a_runtime_that_stands_still_is_not_used() {
+    let f = fixture();
+    f.api.x509.send(Ca::new("east.example").update("/web"));
+    let runtime = || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all().build().unwrap()
+    };
+    let (first, second) = (runtime(), runtime());
+    // The clock that nobody moves would let a call that gets no answer wait for ever.
+    let client = WorkloadApiClient::new(f.client.endpoint().clone());
+    for runtime in [&first, &first, &second, &second] {
+        runtime.block_on(client.fetch_x509()).unwrap();
+    }
+    assert_eq!(f.api.connections(), 2);
 }
 
 #[tokio::test]
