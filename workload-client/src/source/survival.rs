@@ -81,16 +81,17 @@ impl Survival {
         let verified = verifier.verify(svid.chain(), bundles, at, PeerRole::Unspecified);
         let not_after = svid.not_after();
         let trust_domain = svid.trust_domain();
-        let own = bundles.get(trust_domain);
-        let authorities = own
-            .into_iter()
-            .flat_map(|own| own.x509_authorities().iter());
-        // Where no authority is left there is no path any more, and it ended with the last of them. Without a path for any
-        // other reason the SVID's own time is all that is known.
-        let gone = authorities.map(|authority| authority.not_after()).max();
-        let gone = gone.filter(|gone| *gone < at);
         let path_ends = verified.ok().map(|path| path.not_after);
-        let until = path_ends.or(gone).unwrap_or(not_after).min(not_after);
+        // Without a path now there may have been one at first, which is over. Else the SVID's own time is all that is known.
+        let over = || {
+            let first = svid.not_before();
+            let verified = verifier.verify(svid.chain(), bundles, first, PeerRole::Unspecified);
+            verified
+                .ok()
+                .map(|path| path.not_after)
+                .filter(|end| *end < at)
+        };
+        let until = path_ends.or_else(over).unwrap_or(not_after).min(not_after);
         let ends_with_authority = until < not_after
             && bundles.get(trust_domain).is_some_and(|own| {
                 let mut authorities = own.x509_authorities().iter();

@@ -669,6 +669,37 @@ async fn it_says_until_when_it_lasts_and_what_ends_first() {
     assert_eq!(source.status().readiness, Readiness::Empty);
 }
 
+/// In a rollover the bundle holds the next authority too, which never vouched for the SVID.
+#[tokio::test]
+async fn an_authority_that_is_over_is_the_end_whatever_else_the_bundle_holds() {
+    let f = Fixture::new();
+    let (half, hour) = (Duration::from_secs(1800), Duration::from_secs(3600));
+    let old = Ca::of_life("east.example", half);
+    let mut svid = old.svid_until("/web", START + hour);
+    svid.bundle = [old.bundle(), f.ca.bundle()].concat();
+    f.api.x509.send(update([svid.clone()]));
+    let source = f.builder().build().await.unwrap();
+    let end = (START + half, EAST.to_owned());
+    let ends = |source: &X509Source| {
+        let survival = source.survives_until().unwrap();
+        match survival.ends() {
+            Ends::Bundle { trust_domain } => (survival.until(), trust_domain.clone()),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(ends(&source), end);
+
+    f.clock.advance(half + Duration::from_secs(1));
+    let west = Ca::new("west.example");
+    let mut later = update([svid]);
+    later.federated_bundles = [("spiffe://west.example".to_owned(), west.bundle())].into();
+    let held = source.current().revision();
+    f.api.x509.send(later);
+    source.changed(held).await;
+    until(|| source.current().bundles().len() == 2).await;
+    assert_eq!(ends(&source), end);
+}
+
 #[tokio::test]
 async fn readiness_turns_bad_at_two_thirds_of_life_and_at_its_end() {
     let f = Fixture::new();
