@@ -4,8 +4,12 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use spiffe_core::key::KeyType;
@@ -13,7 +17,7 @@ use spiffe_core::{Clock, Source, SystemClock, TrustDomain, Watch};
 use spiffe_daemons::ca::{AUTHORITY_LIFETIME, CaDirectory};
 use spiffe_tls::{Mtls, Policy, TlsStream};
 use spiffe_workload_client::{Endpoint, X509Source};
-use support::{PATIENCE, Up, own_entry, run};
+use support::{PATIENCE, Running, Up, own_entry, run};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 async fn source(socket: &Path) -> X509Source {
@@ -315,11 +319,11 @@ fn entries_that_can_never_match_are_warned_of() {
         .args(["up", "--trust-domain", "example.org", "--socket"])
         .arg(&socket)
         .args(["--entry", named, "--entry", nobody, "--entry", &foreign])
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    let lines = BufRead::lines(BufReader::new(child.stdout.take().unwrap()));
     let said: Vec<_> = lines
         .map_while(Result::ok)
         .take_while(|line| line != "ready")
@@ -477,6 +481,80 @@ async fn an_identity_is_withdrawn_by_command_and_another_one_stays() {
     assert_eq!(again, "error: no entry has spiffe://example.org/db");
 }
 
+/// One worker, which must not be the one that waits for the reader.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_reads_no_answers_stalls_neither_the_workload_api_nor_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("s");
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_read_timeout(Some(PATIENCE)).unwrap();
+    let full = theirs.try_clone().unwrap();
+    let fill = || {
+        // Both clones share the flag; nothing is being written meanwhile.
+        full.set_nonblocking(true).unwrap();
+        let stop = loop {
+            if let Err(stop) = (&full).write(&[b'\n'; 4096]) {
+                break stop;
+            }
+        };
+        assert_eq!(stop.kind(), ErrorKind::WouldBlock);
+        full.set_nonblocking(false).unwrap();
+    };
+    let mut command = support::spiffe();
+    command
+        .env("TOKIO_WORKER_THREADS", "1")
+        .args(["up", "--trust-domain", "example.org", "--commands"])
+        .arg("--socket")
+        .arg(&socket)
+        .stdin(Stdio::piped());
+    for path in ["web", "db", "cache"] {
+        command.args(["--entry", &own_entry(path, "")]);
+    }
+    let mut up = Running::writing_to(command, OwnedFd::from(theirs));
+    let mut said = BufReader::new(ours).lines().map(Result::unwrap);
+    assert!(said.any(|line| line == "ready"));
+
+    fill();
+    up.tell("withdraw spiffe://example.org/web");
+    let source = source(&socket).await;
+    let paths = |source: &X509Source| {
+        let current = source.current();
+        let svids = current.svids().iter();
+        svids
+            .map(|svid| svid.id().path().to_owned())
+            .collect::<Vec<_>>()
+    };
+    until(&source, |source| paths(source) == ["/db", "/cache"]).await;
+    // Far more than there is room for.
+    for _ in 0..100 {
+        up.tell("x509 show");
+    }
+    up.tell("withdraw spiffe://example.org/db");
+    self::source(&socket).await.svid().unwrap();
+
+    // Once they are read, every answer comes, and in order.
+    let mut answers = said.by_ref().filter(|line| !line.is_empty());
+    let first = answers.next().unwrap();
+    assert_eq!(first, "ok: the entry with spiffe://example.org/web is gone");
+    for _ in 0..100 {
+        let shown = answers.next().unwrap();
+        assert!(shown.contains(" is active until "), "{shown}");
+    }
+    let last = answers.next().unwrap();
+    assert_eq!(last, "ok: the entry with spiffe://example.org/db is gone");
+    until(&source, |source| paths(source) == ["/cache"]).await;
+
+    fill();
+    up.tell("withdraw spiffe://example.org/cache");
+    until(&source, |source| paths(source).is_empty()).await;
+    // Otherwise its connection would be drained for a while.
+    drop(source);
+    up.signal("TERM");
+    up.log_end();
+    assert!(up.end().success());
+    assert!(!socket.exists());
+}
+
 #[tokio::test]
 async fn a_wrong_command_is_one_line_and_neither_it_nor_the_end_of_commands_ends_anything() {
     let directory = tempfile::tempdir().unwrap();
@@ -505,7 +583,10 @@ async fn a_wrong_command_is_one_line_and_neither_it_nor_the_end_of_commands_ends
             "x509 revoke",
             "no X.509 authority is tainted; taint an old one first",
         ),
-        ("x509 retire", "no X.509 authority is old"),
+        (
+            "x509 retire",
+            "no X.509 authority is old; prepare and activate the next one first",
+        ),
         (&long, "a command has at most 4096 bytes"),
     ] {
         let answer = up.tell(command);
@@ -542,8 +623,8 @@ fn what_is_up_and_what_came_of_commands_is_told_as_json_too() {
         ])
         .arg(&socket)
         .args(["--entry", &own_entry("web", "")])
-        .stdin(std::process::Stdio::piped());
-    let mut up = support::Running::start(command);
+        .stdin(Stdio::piped());
+    let mut up = Running::start(command);
     let ready = json(&up.line(""));
     assert_eq!(ready["ready"], true);
     assert_eq!(ready["entries"][0]["spiffe_id"], "spiffe://example.org/web");

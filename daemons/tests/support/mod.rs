@@ -11,7 +11,7 @@ pub mod terminal;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 /// How long anything that must happen may take. A source that was denied asks again after up to half a minute.
@@ -40,13 +40,19 @@ pub struct Running {
 }
 
 impl Running {
-    pub fn start(mut command: Command) -> Self {
+    pub fn start(command: Command) -> Self {
+        Self::writing_to(command, Stdio::piped())
+    }
+
+    /// The same; what it writes goes elsewhere.
+    pub fn writing_to(mut command: Command, output: impl Into<Stdio>) -> Self {
         let mut child = command
-            .stdout(Stdio::piped())
+            .stdout(output)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let output = lines(child.stdout.take().unwrap());
+        let output = child.stdout.take();
+        let output = output.map_or_else(|| channel().1, lines);
         let log = lines_of_log(&mut child);
         Self {
             child,
@@ -63,6 +69,16 @@ impl Running {
     /// Waits for a line of standard error that holds `text`.
     pub fn log_line(&self, text: &str) -> String {
         wait(&self.log, text)
+    }
+
+    /// Waits for the end of standard error, which is that of the process.
+    pub fn log_end(&self) {
+        let end = loop {
+            if let Err(end) = self.log.recv_timeout(PATIENCE) {
+                break end;
+            }
+        };
+        assert_eq!(end, RecvTimeoutError::Disconnected, "it has not ended");
     }
 
     /// Writes a line to its standard input.

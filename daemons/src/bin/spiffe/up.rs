@@ -11,9 +11,10 @@ use serde_json::json;
 use spiffe_agent::attest::UnixAttestor;
 use spiffe_agent::listener::ListenOptions;
 use spiffe_core::{TrustDomain, crypto::system_random};
-use spiffe_daemons::local::{Commands, LocalTrustDomain};
+use spiffe_daemons::local::{Answer, CommandError, Commands, LocalTrustDomain};
 use spiffe_registration::{Entry, entries_from_json};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::output::Output;
 use crate::{Usage, input};
@@ -62,7 +63,9 @@ pub(crate) struct Up {
     ///   x509 revoke [AUTHORITY] [force]     take the tainted one out of the bundle, once no open stream has an SVID of it
     ///   x509 retire                         take the old one out of the bundle, whoever still has an SVID of it
     ///
-    /// An answer begins with 'ok: ' or 'error: '. The end of input ends nothing.
+    /// An answer begins with 'ok: ' or 'error: '. Read them: commands wait for that, nothing else does.
+    /// The end of input ends nothing. In the background of a terminal, redirect standard input (`</dev/null` or a pipe):
+    /// reading the terminal there stops the whole process (SIGTTIN).
     #[arg(long, verbatim_doc_comment)]
     commands: bool,
 }
@@ -99,7 +102,8 @@ impl Up {
         // Whoever read this may have gone: that ends nothing.
         let _ = output.raw(self.announcement(&domain, &output)?.as_bytes());
         if self.commands {
-            tokio::spawn(obey(domain, Commands::read(io::stdin()), output));
+            let commands = Commands::read(io::stdin());
+            tokio::spawn(obey(domain, commands, write_answers(output)));
         }
         tokio::select! {
             _ = terminate.recv() => {}
@@ -207,23 +211,40 @@ impl Up {
     }
 }
 
-/// Carries out each command and answers it. Whoever gave it may have gone: that ends nothing.
-async fn obey(domain: LocalTrustDomain, mut commands: Commands, output: Output) {
-    while let Some(command) = commands.next().await {
-        let answer = match command {
+/// Carries out each command and answers it; a command is taken only once there is room for its answer.
+async fn obey(domain: LocalTrustDomain, mut commands: Commands, answers: mpsc::Sender<Answered>) {
+    while let Ok(room) = answers.reserve().await
+        && let Some(command) = commands.next().await
+    {
+        room.send(match command {
             Ok(command) => domain.obey(&command).await,
             Err(error) => Err(error),
-        };
-        let _ = match &answer {
-            Ok(answer) => output.line(&json!({ "ok": true, "value": answer }), |_| {
-                format!("ok: {}", answer.done)
-            }),
-            Err(error) => output.line(
-                &json!({ "ok": false, "error": { "message": error.to_string() } }),
-                |_| format!("error: {error}"),
-            ),
-        };
+        });
     }
+}
+
+/// What came of a command, or why it was not carried out.
+type Answered = Result<Answer, CommandError>;
+
+/// Takes answers and writes them on a thread of its own: whoever does not read them stalls neither what is served nor the
+/// end of the process, which waits for no such thread. Whoever gave the commands may have gone: that ends nothing.
+fn write_answers(output: Output) -> mpsc::Sender<Answered> {
+    // One ahead of the one that is written.
+    let (answers, mut given) = mpsc::channel::<Answered>(1);
+    std::thread::spawn(move || {
+        while let Some(answer) = given.blocking_recv() {
+            let _ = match &answer {
+                Ok(answer) => output.line(&json!({ "ok": true, "value": answer }), |_| {
+                    format!("ok: {}", answer.done)
+                }),
+                Err(error) => output.line(
+                    &json!({ "ok": false, "error": { "message": error.to_string() } }),
+                    |_| format!("error: {error}"),
+                ),
+            };
+        }
+    });
+    answers
 }
 
 /// Lets this process have as many descriptors as it may: each caller takes two, its connection and its pidfd, and the
