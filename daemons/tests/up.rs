@@ -436,6 +436,14 @@ async fn an_authority_is_rolled_over_by_commands_and_every_handshake_holds() {
         shown.contains(" is tainted until ") && shown.contains(" is active until "),
         "{shown}"
     );
+    for command in ["x509 retire", "x509 taint"] {
+        let refused = up.tell(command);
+        assert!(
+            refused.starts_with("error: no X.509 authority is old; ")
+                && refused.ends_with(" is tainted: revoke it"),
+            "{command}: {refused}"
+        );
+    }
     let gone = in_time(&mut up, "x509 revoke", "wait, or force it");
     assert!(gone.ends_with(" is out of the bundle"), "{gone}");
     until(&source, |source| authorities(source) == 1).await;

@@ -193,13 +193,15 @@ impl LocalTrustDomain {
             return Ok(id.to_owned());
         }
         let state = self.ca().state();
-        let found = state
-            .slots(Kind::X509)
-            .iter()
-            .find(|authority| authority.status() == status);
-        found
-            .map(|authority| authority.id().to_owned())
-            .ok_or(CommandError::NoAuthority { status })
+        let first = |status| {
+            let mut slots = state.slots(Kind::X509).iter();
+            let found = slots.find(|authority| authority.status() == status)?;
+            Some(found.id().to_owned())
+        };
+        first(status).ok_or_else(|| match first(Status::Tainted) {
+            Some(id) => CommandError::Tainted { id, status },
+            None => CommandError::NoAuthority { status },
+        })
     }
 }
 
@@ -259,6 +261,14 @@ pub enum CommandError {
     NoEntry {
         /// That ID.
         id: SpiffeId,
+    },
+    /// No authority was named, and the one that is on its way out is past the state that the command begins from.
+    #[error("no X.509 authority is {status}; {id} is tainted: revoke it")]
+    Tainted {
+        /// That authority.
+        id: String,
+        /// That state.
+        status: Status,
     },
     /// More than [`MAX_COMMAND_BYTES`].
     #[error("a command has at most {MAX_COMMAND_BYTES} bytes")]
