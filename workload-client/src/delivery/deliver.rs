@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{join_all, select, select_all};
+use futures_util::future::{Either, join_all, select, select_all};
 use spiffe_core::snapshot::Revision;
 use spiffe_core::{BoxFuture, Clock, JwtSvid, Random, Source, SpiffeId, Timestamp, Watch};
 use tokio::sync::watch;
@@ -167,7 +167,9 @@ impl DeliveryBuilder {
     /// The first [`DeliveryError`]; what could be delivered is.
     pub async fn once(self, clock: Arc<dyn Clock>) -> Result<DeliveryStatus, DeliveryError> {
         let (mut task, status) = Task::new(self, clock);
-        task.attempt().await;
+        if task.attempt().await.is_zero() {
+            task.attempt().await;
+        }
         let status = status.borrow().clone();
         match status.last_error {
             Some(error) => Err(error),
@@ -200,6 +202,8 @@ struct Task {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     backoff: Backoff,
+    /// Whether no X509-SVID is on disk.
+    is_clear: bool,
     status: watch::Sender<DeliveryStatus>,
 }
 
@@ -231,6 +235,7 @@ impl Task {
             clock,
             random: settings.random,
             backoff: Backoff::default(),
+            is_clear: false,
             status,
         };
         (task, watched)
@@ -309,7 +314,8 @@ impl Task {
 
     async fn deliver(&mut self) -> Outcome {
         let mut outcome = Outcome::default();
-        let tokens = self.tokens(&mut outcome).await;
+        let tokens = self.tokens_unless_withdrawn(&mut outcome).await;
+        let is_cut_short = tokens.is_none();
         let current = self.source.current();
         outcome.svids = current.svids().len();
         let material = Material {
@@ -319,15 +325,22 @@ impl Task {
                 .jwt
                 .as_ref()
                 .map_or_else(Arc::default, |jwt| jwt.current().bundles().clone()),
-            tokens,
+            tokens: tokens.unwrap_or_default(),
         };
         outcome.withdrawn = material.is_empty();
         let written = match FileSet::new(&material) {
             Ok(files) => self.on_disk(move |directory| directory.write(&files)).await,
             Err(error) => Err(error),
         };
+        self.is_clear = outcome.svids == 0
+            && written
+                .as_ref()
+                .is_ok_and(|written| written.leftover.is_none());
         let revision = match written {
             Ok(written) => {
+                if is_cut_short && self.is_clear {
+                    outcome.token_due = Some(Duration::ZERO);
+                }
                 let (directory, revision) = (self.path.display(), written.revision);
                 if written.is_new && outcome.withdrawn {
                     warn!(%directory, revision, "withdrawn: the files are removed");
@@ -348,6 +361,32 @@ impl Task {
             Err(error) => outcome.error = Some(error),
         }
         outcome
+    }
+
+    /// The tokens that can be had; `None` where X509-SVIDs are to go from the disk, which does not wait for tokens.
+    async fn tokens_unless_withdrawn(
+        &self,
+        outcome: &mut Outcome,
+    ) -> Option<Vec<Option<Arc<JwtSvid>>>> {
+        let tokens = pin!(self.tokens(outcome));
+        match select(tokens, pin!(self.to_clear())).await {
+            Either::Left((tokens, _)) => Some(tokens),
+            Either::Right(_) => None,
+        }
+    }
+
+    /// Waits until the source has no X509-SVID and the disk may have one.
+    async fn to_clear(&self) {
+        if self.is_clear {
+            std::future::pending::<()>().await;
+        }
+        loop {
+            let current = self.source.current();
+            if current.svids().is_empty() {
+                return;
+            }
+            self.source.changed(current.revision()).await;
+        }
     }
 
     /// The tokens that can be had.

@@ -173,3 +173,22 @@ async fn a_token_that_was_slow_to_come_is_on_disk_soon_after_it_came() {
     assert_eq!(f.delivered(), Some(next));
     assert_eq!(f.clock.now(), START + seconds(150 + 5 + 5 + 5));
 }
+
+#[tokio::test]
+async fn what_is_withdrawn_goes_before_a_token_has_come() {
+    let f = Fixture::new(seconds(60)).await;
+    let key = f.directory.path().join("d/svid.0.key");
+    f.api.jwt.add(Answer::Hang);
+    for look in [30, 5, 5, 5, 5, 5].map(seconds) {
+        f.looks_after(look).await;
+    }
+    // The token has ended by the next look, which waits for another.
+    f.clock.pass(seconds(5)).await;
+    assert!(f.delivered().is_some() && key.exists());
+    f.api.x509.fail(Status::permission_denied("gone"));
+    until(|| !key.exists() && f.delivered().is_none()).await;
+    until(|| f.delivery.status().svids == 0).await;
+    let next = issue(&f.api, &f.ca, f.clock.now(), f.life).await;
+    until(|| f.delivered().as_ref() == Some(&next)).await;
+    assert!(!key.exists());
+}
