@@ -206,11 +206,20 @@ impl LastGood {
 
     /// Leaves nothing to come back to.
     pub(super) fn erase(&self) -> Result<(), SealError> {
-        let removed = match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => self.sync_directory(),
+        // What a process that was killed had not finished goes too.
+        let unfinished = self.remove(&self.next());
+        self.remove(&self.path).and(unfinished)
+    }
+
+    /// Removes a file, or empties it where its directory does not let it go.
+    fn remove(&self, path: &Path) -> Result<(), SealError> {
+        let removed = match fs::remove_file(path) {
+            Ok(()) => self.sync_directory(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            // Where it cannot be emptied either, the first error says what to mend.
+            Err(error) => empty(path).map_err(|_| error),
         };
-        removed.map_err(|error| SealError::new(&self.path, &error))
+        removed.map_err(|error| SealError::new(path, &error))
     }
 
     /// What the seal holds to: machine, user, path and stream. A file that came from elsewhere differs in one of them.
@@ -272,6 +281,12 @@ fn create(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
+fn empty(path: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    file.set_len(0)?;
+    file.sync_all()
+}
+
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = create(path)?;
     file.write_all(bytes)?;
@@ -328,6 +343,41 @@ mod tests {
         place.last_good("a", "x509").erase().unwrap();
         assert!(place.last_good("a", "x509").load().unwrap().is_none());
         place.last_good("a", "x509").erase().unwrap();
+    }
+
+    #[test]
+    fn what_was_not_finished_is_erased_too() {
+        let place = Place::new();
+        let last_good = place.last_good("a", "x509");
+        last_good.store(b"state").unwrap();
+        let unfinished = place.path("a.new");
+        fs::copy(place.path("a"), &unfinished).unwrap();
+        last_good.erase().unwrap();
+        assert!(!unfinished.exists() && !place.path("a").exists());
+        fs::write(&unfinished, b"half").unwrap();
+        last_good.erase().unwrap();
+        assert!(!unfinished.exists());
+    }
+
+    /// Nothing is ever removed from `/proc`, from no user's.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_cannot_be_removed_is_emptied() {
+        use std::os::fd::AsRawFd;
+
+        let place = Place::new();
+        place.last_good("a", "x509").store(b"state").unwrap();
+        let file = File::open(place.path("a")).unwrap();
+        assert_ne!(file.metadata().unwrap().len(), 0);
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let last_good = LastGood::in_files(path, place.path("key")).unwrap();
+        last_good.erase().unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 0);
+        refused(&place.last_good("a", "x509"));
+
+        // A directory cannot be emptied in that way, and is no success.
+        fs::create_dir(place.path("d")).unwrap();
+        place.last_good("d", "x509").erase().unwrap_err();
     }
 
     #[track_caller]
