@@ -5,6 +5,7 @@ pub(crate) mod backoff;
 mod builder;
 mod bundle;
 mod cache;
+mod clocks;
 pub(crate) mod file;
 mod follow;
 #[cfg(fuzzing)]

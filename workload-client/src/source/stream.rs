@@ -22,6 +22,7 @@ use super::StartError;
 use super::aging::{Aging, News, NotYetValid};
 use super::backoff::Backoff;
 use super::cache::LastGood;
+use super::clocks::Clocks;
 use super::follow::{EndpointState, Following, Keeper, Running, State, runtime};
 use super::outages::Outages;
 use super::survival::{Outlook, Survival};
@@ -760,43 +761,5 @@ impl<R: Reader> Task<R> {
 
     fn shared(&self) -> &Arc<Shared<R::Update>> {
         &self.guard.0
-    }
-}
-
-/// Both readings of a clock at one moment, past or to come.
-#[derive(Clone, Copy)]
-struct Clocks {
-    calendar: Timestamp,
-    stopwatch: Duration,
-}
-
-impl Clocks {
-    fn read(clock: &dyn Clock) -> Self {
-        Self {
-            calendar: clock.now(),
-            stopwatch: clock.monotonic(),
-        }
-    }
-
-    /// When both have moved on by so much.
-    fn later(self, by: Duration) -> Self {
-        Self {
-            calendar: self.calendar + by,
-            stopwatch: self.stopwatch.saturating_add(by),
-        }
-    }
-
-    /// How long it is until `later`, by the clock that is there first.
-    fn until(&self, later: &Self) -> Duration {
-        let by_calendar = later.calendar.saturating_since(self.calendar);
-        let by_stopwatch = later.stopwatch.saturating_sub(self.stopwatch);
-        by_calendar.min(by_stopwatch)
-    }
-
-    /// How far the calendar is from where the stopwatch says it should be.
-    fn parted(&self, later: &Self) -> Duration {
-        let expected = self.later(later.stopwatch.saturating_sub(self.stopwatch));
-        let (now, then) = (later.calendar, expected.calendar);
-        now.saturating_since(then).max(then.saturating_since(now))
     }
 }
